@@ -1,0 +1,51 @@
+//! What a file descriptor that crosses the socket is for.
+
+/// The part a descriptor plays for its core. The numbers are bits of a frame's `roles` mask; the descriptors
+/// stand beside the frame in ascending order of their bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Role {
+    /// The core's queue of the TUN device.
+    Tun = 1,
+    /// The core's member of the IPv4 reuseport group on the IKE and ESP port.
+    Shared4 = 2,
+    /// The core's member of the IPv6 reuseport group.
+    Shared6 = 4,
+    /// The IPv4 socket with the core's own source port.
+    Own4 = 8,
+    /// The IPv6 socket with the core's own source port.
+    Own6 = 16,
+    /// The listening socket of the engine itself; handed back only, with core 0.
+    Listen = 32,
+}
+
+impl Role {
+    /// All roles in the order in which descriptors travel.
+    pub const ALL: [Self; 6] = [Self::Tun, Self::Shared4, Self::Shared6, Self::Own4, Self::Own6, Self::Listen];
+
+    /// The bit of this role.
+    #[must_use]
+    pub fn bit(self) -> u32 {
+        self as u32
+    }
+
+    /// The roles of a mask in travelling order; `None` if the mask holds an unknown bit.
+    #[must_use]
+    pub fn in_mask(mask: u32) -> Option<impl Iterator<Item = Self>> {
+        let known = Self::ALL.iter().fold(0, |bits, role| bits | role.bit());
+        (mask & !known == 0).then(|| Self::ALL.into_iter().filter(move |role| mask & role.bit() != 0))
+    }
+
+    /// The name used in messages to people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tun => "tun",
+            Self::Shared4 => "udp4",
+            Self::Shared6 => "udp6",
+            Self::Own4 => "udp4-own-port",
+            Self::Own6 => "udp6-own-port",
+            Self::Listen => "listen",
+        }
+    }
+}
