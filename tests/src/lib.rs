@@ -1,1 +1,5 @@
-//! What the stories share beyond the lab of `penstock-perf`: a look at the wire itself.
+//! What the stories share beyond the lab of `penstock-perf`: a look at the wire itself, packet by packet.
+
+pub mod capture;
+pub mod esp;
+mod sys;

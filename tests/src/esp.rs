@@ -1,0 +1,48 @@
+//! ESP in UDP as a stranger on the wire sees it: what stands in clear in a captured frame.
+
+use std::net::IpAddr;
+
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+
+/// The readable part of one captured ESP packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Sighting {
+    /// Where it was going.
+    pub destination: IpAddr,
+    /// Its UDP source port.
+    pub source_port: u16,
+    /// Security parameters index.
+    pub spi: u32,
+    /// The low half of the sequence number.
+    pub sequence: u32,
+    /// The IV, which with the salt is the nonce.
+    pub iv: u64,
+}
+
+/// Reads a frame as ESP in UDP to or from `port`; `None` if it is something else (ARP, IKE, keepalive).
+#[must_use]
+pub fn sight(frame: &[u8], port: u16) -> Option<Sighting> {
+    let packet = SlicedPacket::from_ethernet(frame).ok()?;
+    let destination = match packet.net? {
+        NetSlice::Ipv4(v4) => v4.header().destination_addr().into(),
+        NetSlice::Ipv6(v6) => v6.header().destination_addr().into(),
+        _ => return None,
+    };
+    let TransportSlice::Udp(udp) = packet.transport? else { return None };
+    if udp.destination_port() != port && udp.source_port() != port {
+        return None;
+    }
+    let payload = udp.payload();
+    let word = |at: usize| payload.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes);
+    let spi = word(0)?;
+    if spi == 0 {
+        return None;
+    }
+    Some(Sighting {
+        destination,
+        source_port: udp.source_port(),
+        spi,
+        sequence: word(4)?,
+        iv: u64::from(word(8)?) << 32 | u64::from(word(12)?),
+    })
+}
