@@ -33,7 +33,8 @@ pub struct Hello {
 }
 body!(Hello, Hello);
 
-/// Hands over the descriptors of one core, which stand beside the frame in the order of [`crate::Role::ALL`].
+/// Hands over the descriptors of one core, which stand beside the frame in the order of [`crate::Role::ALL`]. With
+/// core 0 come control's own sockets too ([`crate::Role::Ike4`], [`crate::Role::Ike6`]), only to be kept open.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct AttachCore {

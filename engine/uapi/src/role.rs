@@ -17,11 +17,17 @@ pub enum Role {
     Own6 = 16,
     /// The listening socket of the engine itself; handed back only, with core 0.
     Listen = 32,
+    /// Control's own member of the IPv4 group, which comes with core 0. The engine never reads it: it only keeps it
+    /// open, because a socket that leaves a reuseport group when control dies would let the last member take its
+    /// index (`net/core/sock_reuseport.c`, `reuseport_detach_sock`), and the SPIs of that core would go nowhere.
+    Ike4 = 64,
+    /// As [`Role::Ike4`], of the IPv6 group.
+    Ike6 = 128,
 }
 
 impl Role {
     /// All roles in the order in which descriptors travel.
-    pub const ALL: [Self; 6] = [Self::Tun, Self::Shared4, Self::Shared6, Self::Own4, Self::Own6, Self::Listen];
+    pub const ALL: [Self; 8] = [Self::Tun, Self::Shared4, Self::Shared6, Self::Own4, Self::Own6, Self::Listen, Self::Ike4, Self::Ike6];
 
     /// The bit of this role.
     #[must_use]
@@ -46,6 +52,8 @@ impl Role {
             Self::Own4 => "udp4-own-port",
             Self::Own6 => "udp6-own-port",
             Self::Listen => "listen",
+            Self::Ike4 => "udp4-ike",
+            Self::Ike6 => "udp6-ike",
         }
     }
 }
