@@ -1,0 +1,131 @@
+//! What the daemon tells the state machine: limits and times of the site, and who the peers are.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// Names a peer to the daemon; its own choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerId(pub u32);
+
+/// Times and bounds that hold for the whole site. [`Config::default`] is right outside tests.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The UDP port that IKE and ESP leave from where a peer's configuration names no local address.
+    pub port: u16,
+    /// The first retransmission of a request comes after so many milliseconds, give or take the jitter.
+    pub retransmit_first_ms: u64,
+    /// Each further wait is the last one times this, in percent.
+    pub retransmit_growth_percent: u64,
+    /// How often a request is sent before its IKE SA is given up.
+    pub retransmit_tries: u32,
+    /// The pause before a failed peer is tried again, at first.
+    pub retry_first_ms: u64,
+    /// The longest such pause.
+    pub retry_last_ms: u64,
+    /// Half-open IKE SAs over which a cookie is demanded (RFC 7296 section 2.6).
+    pub cookie_over_half_open: usize,
+    /// How long a half-open IKE SA of an initiator that falls silent is kept.
+    pub half_open_ms: u64,
+    /// How long the inbound SA of a replaced or deleted pair goes on receiving.
+    pub drain_ms: u32,
+    /// After how long a responder's additional child is sent on even if nothing came in by it.
+    pub switch_ms: u32,
+    /// How long an engine step may take before it counts as failed.
+    pub engine_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            port: 4500,
+            retransmit_first_ms: 500,
+            retransmit_growth_percent: 180,
+            retransmit_tries: 8,
+            retry_first_ms: 1_000,
+            retry_last_ms: 60_000,
+            cookie_over_half_open: 30,
+            half_open_ms: 30_000,
+            drain_ms: 5_000,
+            switch_ms: 1_000,
+            engine_ms: 5_000,
+        }
+    }
+}
+
+/// Who somebody is (RFC 7296 section 3.5).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Identity {
+    /// ID_FQDN: a name such as `berlin` or `gw.example.org`; no trailing dot.
+    Fqdn(String),
+    /// ID_IPV4_ADDR or ID_IPV6_ADDR.
+    Address(IpAddr),
+    /// ID_RFC822_ADDR.
+    Email(String),
+    /// ID_KEY_ID: opaque bytes.
+    KeyId(Vec<u8>),
+}
+
+/// A cipher for ESP: AES-GCM with a 16-byte ICV (RFC 4106).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Suite {
+    /// 128-bit key.
+    Aes128Gcm16,
+    /// 256-bit key.
+    Aes256Gcm16,
+}
+
+/// A pre-shared key. Wiped when dropped; never printed.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct Psk(Vec<u8>);
+
+impl Psk {
+    /// Takes the key over.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// The key itself.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Psk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Psk(..)")
+    }
+}
+
+/// One peer, as configured.
+#[derive(Clone, Debug)]
+pub struct PeerConfig {
+    /// The daemon's number for it.
+    pub id: PeerId,
+    /// Its name, for messages to people.
+    pub name: String,
+    /// Who we say we are.
+    pub local_id: Identity,
+    /// Who the peer must say it is.
+    pub remote_id: Identity,
+    /// The key shared with it.
+    pub psk: Psk,
+    /// Our subnets, in order of preference.
+    pub local_subnets: Vec<IpNet>,
+    /// Its subnets.
+    pub remote_subnets: Vec<IpNet>,
+    /// ESP ciphers that may be used, the preferred one first.
+    pub esp_suites: Vec<Suite>,
+    /// Where it listens; `None`: it comes to us.
+    pub endpoint: Option<SocketAddr>,
+    /// The local address to use with it; `None`: the kernel's choice.
+    pub local: Option<IpAddr>,
+    /// One child a core where the peer can (RFC 9611).
+    pub per_core: bool,
+    /// Try again for ever after a failure or when the peer goes away; the first try is [`crate::Ike::initiate`]'s.
+    pub start: bool,
+}
