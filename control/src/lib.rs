@@ -1,1 +1,5 @@
 //! penstock
+
+pub mod admin;
+pub mod config;
+pub mod psk;

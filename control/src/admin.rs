@@ -1,0 +1,222 @@
+//! The conversation over `control.sock`: one JSON object a line, each way.
+//!
+//! ```text
+//! {"id":1,"command":"show"}                 {"id":1,"ok":true,"state":{"schema":1,…}}
+//! {"id":2,"command":"up","peer":"london"}   {"id":2,"ok":true,"message":"london: connecting"}
+//! {"id":3,"command":"dance"}                {"id":3,"ok":false,"error":"…","code":2}
+//! ```
+//!
+//! JSON because scripts read it without a library of ours. Only types and text live here; sockets belong to the
+//! daemon and to the command, so that both are tested from plain strings.
+
+use serde::{Deserialize, Serialize};
+
+pub use state::{Core, Engine, Ike, Interface, Peer, PeerState, Sa, Site, State, Traffic};
+
+pub mod state;
+
+/// The most bytes of one request line, its newline included. A longer one is answered with an error and the
+/// connection is closed, because its rest cannot be told from a next request.
+pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// The most bytes that the command accepts in one response: thousands of peers with hundreds of cores fit.
+pub const RESPONSE_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// The number of the JSON schema. Adding fields keeps it; changing or removing one raises it.
+pub const SCHEMA: u32 = 1;
+
+/// What the command asks of the daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The answer carries the same number.
+    pub id: u64,
+    /// The order.
+    pub command: Command,
+}
+
+/// The orders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Describe everything; answered by [`Response::show`].
+    Show,
+    /// Let a peer (or all) connect, at once.
+    Up {
+        /// The peer's name; `None`: all.
+        peer: Option<String>,
+    },
+    /// Close a peer's tunnel (or all) and keep it closed. Routes stay, so nothing leaks in clear.
+    Down {
+        /// The peer's name; `None`: all.
+        peer: Option<String>,
+    },
+}
+
+/// A request as it is written.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    id: u64,
+    command: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    peer: Option<String>,
+}
+
+impl Request {
+    /// Reads one line.
+    ///
+    /// # Errors
+    /// The refusal to send back; its id is the request's where it could be read, else 0.
+    pub fn parse(line: &str) -> Result<Self, Response> {
+        if line.len() > REQUEST_BYTES_MAX {
+            return Err(Response::refused(0, MISUSE, format!("a request has at most {REQUEST_BYTES_MAX} bytes")));
+        }
+        let written: Written = serde_json::from_str(line).map_err(|error| {
+            let id = serde_json::from_str::<serde_json::Value>(line).ok().and_then(|value| value.get("id")?.as_u64()).unwrap_or(0);
+            Response::refused(id, MISUSE, format!("no request: {error}; send for example {{\"id\":1,\"command\":\"show\"}}"))
+        })?;
+        let command = match (written.command.as_str(), written.peer) {
+            ("show", None) => Command::Show,
+            ("show", Some(_)) => {
+                return Err(Response::refused(written.id, MISUSE, "show takes no peer; it always answers with the whole state"));
+            }
+            ("up", peer) => Command::Up { peer },
+            ("down", peer) => Command::Down { peer },
+            (other, _) => {
+                return Err(Response::refused(written.id, MISUSE, format!("unknown command {other:?}; there are show, up and down")));
+            }
+        };
+        Ok(Self { id: written.id, command })
+    }
+
+    /// The line to send, its newline included.
+    #[must_use]
+    pub fn to_line(&self) -> String {
+        let (command, peer) = match &self.command {
+            Command::Show => ("show", None),
+            Command::Up { peer } => ("up", peer.clone()),
+            Command::Down { peer } => ("down", peer.clone()),
+        };
+        to_line(&Written { id: self.id, command: command.into(), peer })
+    }
+}
+
+/// The `code` of a refusal: what was asked makes no sense. Codes are those that the command exits with.
+pub const MISUSE: u8 = 2;
+
+/// The `code` of a refusal: the answer is no.
+pub const NO: u8 = 1;
+
+/// What the daemon answers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Response {
+    /// The request's number.
+    pub id: u64,
+    /// Whether it was done.
+    pub ok: bool,
+    /// The answer to `show`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<Box<State>>,
+    /// One line for people: what was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// One line for people: why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The exit code that the command ends with: [`NO`] or [`MISUSE`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<u8>,
+}
+
+impl Response {
+    /// The answer to `show`.
+    #[must_use]
+    pub fn show(id: u64, state: State) -> Self {
+        Self { id, ok: true, state: Some(Box::new(state)), ..Self::default() }
+    }
+
+    /// Done.
+    #[must_use]
+    pub fn done(id: u64, message: impl Into<String>) -> Self {
+        Self { id, ok: true, message: Some(message.into()), ..Self::default() }
+    }
+
+    /// Not done.
+    #[must_use]
+    pub fn refused(id: u64, code: u8, error: impl Into<String>) -> Self {
+        Self { id, ok: false, error: Some(error.into()), code: Some(code), ..Self::default() }
+    }
+
+    /// The line to send, its newline included.
+    #[must_use]
+    pub fn to_line(&self) -> String {
+        to_line(self)
+    }
+
+    /// Reads one line.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(line: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(line)
+    }
+}
+
+fn to_line(value: &impl Serialize) -> String {
+    // These types have string keys and no failing serializer, the only two reasons for an error.
+    let mut line = serde_json::to_string(value).unwrap_or_default();
+    line.push('\n');
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Command, REQUEST_BYTES_MAX, Request, Response};
+
+    #[test]
+    fn every_request_is_read_as_it_was_written() {
+        let peer = Some("london".to_owned());
+        for command in [
+            Command::Show,
+            Command::Up { peer: None },
+            Command::Up { peer: peer.clone() },
+            Command::Down { peer: None },
+            Command::Down { peer },
+        ] {
+            let request = Request { id: 7, command };
+            let line = request.to_line();
+            assert!(line.ends_with('\n') && line.trim_end().lines().count() == 1, "{line:?}");
+            assert_eq!(Request::parse(line.trim_end()), Ok(request));
+        }
+        assert_eq!(Request { id: 1, command: Command::Show }.to_line(), "{\"id\":1,\"command\":\"show\"}\n");
+    }
+
+    #[test]
+    fn a_bad_request_is_answered_with_its_id_and_a_reason() {
+        let long = format!("{{\"id\":4,\"command\":\"{}\"}}", "x".repeat(REQUEST_BYTES_MAX));
+        for (line, id, part) in [
+            ("", 0, "no request"),
+            ("[]", 0, "no request"),
+            ("{\"id\":5}", 5, "command"),
+            ("{\"id\":5,\"command\":\"show\",\"pear\":\"x\"}", 5, "pear"),
+            ("{\"id\":5,\"command\":\"show\",\"peer\":\"x\"}", 5, "takes no peer"),
+            ("{\"id\":6,\"command\":\"dance\"}", 6, "unknown command \"dance\""),
+            ("{\"id\":-6,\"command\":\"show\"}", 0, "no request"),
+            (long.as_str(), 0, "at most 65536 bytes"),
+        ] {
+            let response = Request::parse(line).expect_err("a refusal");
+            assert_eq!((response.id, response.ok, response.code), (id, false, Some(2)), "{line}");
+            assert!(response.error.as_deref().is_some_and(|error| error.contains(part)), "{line}: {response:?}");
+        }
+    }
+
+    #[test]
+    fn responses_hold_only_what_they_say() {
+        assert_eq!(Response::done(2, "london: connecting").to_line(), "{\"id\":2,\"ok\":true,\"message\":\"london: connecting\"}\n");
+        assert_eq!(
+            Response::refused(3, 1, "no peer \"x\"").to_line(),
+            "{\"id\":3,\"ok\":false,\"error\":\"no peer \\\"x\\\"\",\"code\":1}\n"
+        );
+        let shown = Response::show(1, super::State::default());
+        assert_eq!(Response::parse(&shown.to_line()).expect("a response"), shown);
+    }
+}
