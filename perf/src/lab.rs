@@ -1,0 +1,21 @@
+//! Machines that do not exist: a [`Namespace`] is a host, a [`Wire`] joins two, a [`Site`] is Penstock running on one, and a
+//! [`Pair`] is two sites joined and configured. All of it stands in a journal (see [`cleanup`]) and is taken away again when
+//! it goes out of scope, when the process panics and when it is interrupted; what survives `kill -9` is found next time.
+
+mod binaries;
+pub mod cleanup;
+mod host;
+mod namespace;
+mod pair;
+mod process;
+mod site;
+mod wire;
+
+pub use binaries::binary;
+pub use host::Host;
+pub use namespace::{DeviceCounters, Namespace};
+pub use pair::{Family, Pair, PairOptions};
+pub(crate) use process::stat;
+pub use process::{descendants, name_of};
+pub use site::{Site, SiteOptions, new_psk};
+pub use wire::{Offload, Wire, WireOptions};

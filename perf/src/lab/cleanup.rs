@@ -1,0 +1,236 @@
+//! The journal of everything the lab has made, and its removal. `Drop` alone would not do: it does not run on Ctrl-C, nor in
+//! a release build that panics, nor after `kill -9`. So each thing is written to a file before it is made and struck out after it is
+//! gone; whoever comes later, this process or the next, removes exactly what stands there and nothing by a pattern.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::process;
+use crate::sys;
+
+/// Where journals and the folders of sites are. Root's alone in effect: `/run` cannot be written by anyone else.
+const HOME: &str = "/run/penstock-lab";
+/// How long a daemon may take to say goodbye to its peers.
+const GOODBYE: Duration = Duration::from_secs(4);
+
+/// One thing that the lab has made.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Thing {
+    /// A process: its id, and when it started, since ids are used again.
+    Process { pid: u32, started: u64 },
+    /// A network namespace, with everything in it.
+    Namespace(String),
+    /// A folder with everything in it.
+    Folder(PathBuf),
+}
+
+impl Thing {
+    fn line(&self) -> String {
+        match self {
+            Self::Process { pid, started } => format!("process {pid} {started}\n"),
+            Self::Namespace(name) => format!("namespace {name}\n"),
+            Self::Folder(path) => format!("folder {}\n", path.display()),
+        }
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let (kind, rest) = line.split_once(' ')?;
+        match kind {
+            "process" => {
+                let (pid, started) = rest.split_once(' ')?;
+                Some(Self::Process { pid: pid.parse().ok()?, started: started.parse().ok()? })
+            }
+            "namespace" if rest.starts_with("pen-") => Some(Self::Namespace(rest.into())),
+            "folder" if rest.starts_with(HOME) => Some(Self::Folder(rest.into())),
+            _ => None,
+        }
+    }
+}
+
+static THINGS: Mutex<BTreeSet<Thing>> = Mutex::new(BTreeSet::new());
+
+fn things() -> MutexGuard<'static, BTreeSet<Thing>> {
+    THINGS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn journal() -> PathBuf {
+    let own = std::process::id();
+    Path::new(HOME).join(format!("{own}-{}.journal", process::started(own).unwrap_or_default()))
+}
+
+fn write(things: &BTreeSet<Thing>) -> Result<()> {
+    let journal = journal();
+    if things.is_empty() {
+        let _ = fs::remove_file(journal);
+        return Ok(());
+    }
+    fs::create_dir_all(HOME).with_context(|| format!("{HOME} cannot be made"))?;
+    fs::write(&journal, things.iter().map(Thing::line).collect::<String>()).with_context(|| format!("{}", journal.display()))
+}
+
+/// Notes a thing that is about to be made, or a process just started. The first call arms the removal at the end.
+pub(super) fn note(thing: Thing) -> Result<()> {
+    arm()?;
+    let mut things = things();
+    things.insert(thing);
+    write(&things)
+}
+
+/// Strikes out what is gone.
+pub(super) fn strike(thing: &Thing) {
+    let mut things = things();
+    if things.remove(thing) {
+        let _ = write(&things);
+    }
+}
+
+/// A folder for a site's files, empty, to be removed with everything else.
+pub(super) fn new_folder(name: &str) -> Result<PathBuf> {
+    let folder = Path::new(HOME).join(format!("{}-{}", std::process::id(), name));
+    note(Thing::Folder(folder.clone()))?;
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    Ok(folder)
+}
+
+/// Removes one thing and strikes it out.
+pub(super) fn remove(thing: &Thing) {
+    take_away(std::slice::from_ref(thing), GOODBYE);
+    strike(thing);
+}
+
+fn arm() -> Result<()> {
+    static ARMED: Once = Once::new();
+    let mut outcome = Ok(());
+    ARMED.call_once(|| outcome = arm_now());
+    outcome
+}
+
+fn arm_now() -> Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signals cannot be caught")?;
+    std::thread::Builder::new().name("cleanup".into()).spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            eprintln!("interrupted: taking everything away");
+            remove_all();
+            std::process::exit(128 + signal);
+        }
+    })?;
+    if cfg!(panic = "abort") {
+        // Where a panic unwinds, `Drop` does this; where it aborts, nothing else would.
+        let earlier = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            earlier(panic);
+            remove_all();
+        }));
+    }
+    Ok(())
+}
+
+/// Removes everything that this process has made.
+pub fn remove_all() {
+    let all: Vec<Thing> = match THINGS.try_lock() {
+        Ok(mut things) => std::mem::take(&mut *things).into_iter().collect(),
+        Err(_) => read(&journal()), // the thread that panics may hold the lock
+    };
+    take_away(&all, GOODBYE);
+    let _ = fs::remove_file(journal());
+}
+
+/// Leaves everything that this process has made standing after its end, for [`clean`] to remove.
+///
+/// # Errors
+/// If the journal cannot be renamed; then nothing is kept.
+pub fn keep() -> Result<()> {
+    let mut things = things();
+    let journal = journal();
+    fs::rename(&journal, journal.with_extension("kept")).context("the journal cannot be renamed")?;
+    things.clear();
+    Ok(())
+}
+
+/// Removes what earlier runs have left: kept on purpose, or because they were killed. Returns a line for each thing.
+///
+/// # Errors
+/// If the journals cannot be listed.
+pub fn clean() -> Result<Vec<String>> {
+    let mut removed = Vec::new();
+    let Ok(entries) = fs::read_dir(HOME) else { return Ok(removed) };
+    for entry in entries {
+        let path = entry?.path();
+        let kept = path.extension().is_some_and(|end| end == "kept");
+        let journal = path.extension().is_some_and(|end| end == "journal");
+        if kept || (journal && !owner_lives(&path)) {
+            let things = read(&path);
+            take_away(&things, GOODBYE);
+            removed.extend(things.iter().map(|thing| thing.line().trim_end().to_owned()));
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(removed)
+}
+
+fn owner_lives(journal: &Path) -> bool {
+    let owner = journal.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.split_once('-'));
+    owner.is_some_and(|(pid, started)| pid.parse().ok().and_then(process::started).is_some_and(|running| started.parse() == Ok(running)))
+}
+
+fn read(journal: &Path) -> Vec<Thing> {
+    fs::read_to_string(journal).unwrap_or_default().lines().filter_map(Thing::parse).collect()
+}
+
+/// Processes first, with what they have started, then namespaces, then folders.
+fn take_away(things: &[Thing], patience: Duration) {
+    let mut running: Vec<(u32, u64)> = Vec::new();
+    for thing in things {
+        if let Thing::Process { pid, started } = *thing
+            && process::started(pid) == Some(started)
+        {
+            running.push((pid, started));
+            running.extend(process::descendants(pid).into_iter().filter_map(|child| Some((child, process::started(child)?))));
+            let _ = sys::signal(pid, libc::SIGTERM);
+        }
+    }
+    let lives = |&(pid, started): &(u32, u64)| process::runs(pid) && process::started(pid) == Some(started);
+    let deadline = Instant::now() + patience;
+    while Instant::now() < deadline && running.iter().any(lives) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    for &(pid, _) in running.iter().filter(|process| lives(process)) {
+        let _ = sys::signal(pid, libc::SIGKILL);
+    }
+    for thing in things {
+        match thing {
+            Thing::Namespace(name) => drop(Command::new(super::namespace::ip_program()).args(["netns", "delete", name]).output()),
+            Thing::Folder(path) => drop(fs::remove_dir_all(path)),
+            Thing::Process { .. } => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Thing;
+
+    #[test]
+    fn journal_lines_are_read_back() {
+        let things =
+            [Thing::Process { pid: 7, started: 9 }, Thing::Namespace("pen-1-a".into()), Thing::Folder("/run/penstock-lab/x y".into())];
+        for thing in things {
+            assert_eq!(Thing::parse(thing.line().trim_end()), Some(thing));
+        }
+    }
+
+    #[test]
+    fn foreign_lines_are_not_believed() {
+        for line in ["namespace other", "folder /etc", "process 1", "nonsense"] {
+            assert_eq!(Thing::parse(line), None);
+        }
+    }
+}

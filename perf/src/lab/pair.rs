@@ -1,0 +1,168 @@
+//! Two sites joined by a wire and configured for each other: the topology that most tests and the demo use.
+//!
+//! ```text
+//!  frankfurt                                                     london
+//!  lo 10.43.43.1, fd00:43:43::1        wire0 10.0.0.0/24         lo 10.43.100.1, fd00:43:100::1
+//!  pen0 192.168.192.1/30        .1 ─────── fd00::/64 ─────── .2  pen0 192.168.192.2/30
+//! ```
+//! The inner addresses stand on `lo`: a network behind a site needs no device of its own for that.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::site::new_psk;
+use super::{Host, Namespace, Site, SiteOptions, Wire, WireOptions};
+
+/// IPv4 or IPv6.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    #[default]
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// How a pair is made. Arrays hold the left site's value, then the right one's.
+#[derive(Clone, Debug, Default)]
+pub struct PairOptions {
+    /// The wire between the sites.
+    pub wire: WireOptions,
+    /// The family that carries the tunnel.
+    pub outer: Family,
+    /// `cpus` of each site: one worker each. Both empty: `cores` decides.
+    pub cpus: [Vec<u16>; 2],
+    /// `cores` of each site; 0 leaves the daemon's default.
+    pub cores: [u16; 2],
+    /// More lines for both `[site]` tables.
+    pub site_toml: String,
+    /// More lines for both `[interface.pen0]` tables.
+    pub interface_toml: String,
+    /// More lines for both `[peer…]` tables.
+    pub peer_toml: String,
+    /// More tables for the end of each file.
+    pub more_toml: [String; 2],
+    /// What each site's `--without` masks.
+    pub without: [String; 2],
+    /// More environment for both daemons.
+    pub environment: Vec<(String, String)>,
+}
+
+/// Two sites joined by a wire. The left one is frankfurt, the right one london.
+pub struct Pair {
+    /// The sites; dropped before the wire they use.
+    pub sites: [Site; 2],
+    /// The wire.
+    pub wire: Wire,
+}
+
+/// The names of the two sites.
+const NAMES: [&str; 2] = ["frankfurt", "london"];
+/// Their networks: host 1 of each stands on `lo`.
+const NETWORKS_V4: [&str; 2] = ["10.43.43.", "10.43.100."];
+const NETWORKS_V6: [&str; 2] = ["fd00:43:43::", "fd00:43:100::"];
+/// The addresses of `pen0`.
+const TUNNEL_V4: [&str; 2] = ["192.168.192.1/30", "192.168.192.2/30"];
+const TUNNEL_V6: [&str; 2] = ["fd00:c0::1/126", "fd00:c0::2/126"];
+
+impl Pair {
+    /// Lays the wire, writes both configurations with a fresh key, and starts nothing.
+    ///
+    /// # Errors
+    /// If this is not root or a program is missing.
+    pub fn new(options: &PairOptions) -> Result<Self> {
+        let psk = new_psk()?;
+        let namespaces = [Namespace::new(NAMES[0])?, Namespace::new(NAMES[1])?];
+        let wire = Wire::new(&namespaces[0], &namespaces[1], &options.wire)?;
+        let make = |side: usize| -> Result<Site> {
+            let namespace = &namespaces[side];
+            namespace.ip(&format!("addr add {}1/32 dev lo", NETWORKS_V4[side]))?;
+            namespace.ip(&format!("addr add {}1/128 dev lo nodad", NETWORKS_V6[side]))?;
+            let site = SiteOptions {
+                config: config(side, options, &wire),
+                secrets: vec![(format!("{}.psk", NAMES[1 - side]), psk.clone())],
+                without: options.without[side].clone(),
+                environment: options.environment.clone(),
+            };
+            Site::new(NAMES[side], namespace, site)
+        };
+        Ok(Self { sites: [make(0)?, make(1)?], wire })
+    }
+
+    /// [`Self::new`], then starts both daemons and waits until both sides are up.
+    ///
+    /// # Errors
+    /// As [`Self::new`], or if they do not come up within ten seconds.
+    pub fn start(options: &PairOptions) -> Result<Self> {
+        let mut pair = Self::new(options)?;
+        pair.sites.iter_mut().try_for_each(Site::start)?;
+        pair.wait_up(Duration::from_secs(10))?;
+        Ok(pair)
+    }
+
+    /// Waits until both sides are up.
+    ///
+    /// # Errors
+    /// If they are not in time.
+    pub fn wait_up(&mut self, timeout: Duration) -> Result<()> {
+        self.sites.iter_mut().try_for_each(|site| site.wait_up(timeout).map(drop))
+    }
+
+    /// The host of the network behind a site.
+    #[must_use]
+    pub fn inner(&self, side: usize, family: Family) -> Host {
+        let address = match family {
+            Family::V4 => format!("{}1", NETWORKS_V4[side]).parse().map(IpAddr::V4).ok(),
+            Family::V6 => format!("{}1", NETWORKS_V6[side]).parse().map(IpAddr::V6).ok(),
+        };
+        Host { namespace: self.sites[side].namespace().clone(), address: address.expect("the constants above are addresses") }
+    }
+
+    /// The site's end of the wire, beside the tunnel.
+    #[must_use]
+    pub fn outer(&self, side: usize, family: Family) -> Host {
+        match family {
+            Family::V4 => self.wire.host_v4(side),
+            Family::V6 => self.wire.host_v6(side),
+        }
+    }
+}
+
+fn config(side: usize, options: &PairOptions, wire: &Wire) -> String {
+    let other = 1 - side;
+    let endpoint = match options.outer {
+        Family::V4 => wire.host_v4(other).address,
+        Family::V6 => wire.host_v6(other).address,
+    };
+    let workers = match (&options.cpus[side][..], options.cores[side]) {
+        ([], 0) => String::new(),
+        ([], cores) => format!("cores = {cores}\n"),
+        (cpus, _) => format!("cpus = {cpus:?}\n"),
+    };
+    format!(
+        "[site]\nname = \"{name}\"\n{workers}{site}\n\
+         [interface.pen0]\naddress = [\"{tunnel_v4}\", \"{tunnel_v6}\"]\n{interface}\n\
+         [peer.{peer}]\nendpoint = \"{endpoint}\"\n\
+         local_subnets = [\"{local_v4}0/24\", \"{local_v6}/64\"]\n\
+         subnets = [\"{remote_v4}0/24\", \"{remote_v6}/64\"]\n\
+         psk_file = \"{peer}.psk\"\n{peer_lines}\n{more}",
+        name = NAMES[side],
+        site = lines(&options.site_toml),
+        tunnel_v4 = TUNNEL_V4[side],
+        tunnel_v6 = TUNNEL_V6[side],
+        interface = lines(&options.interface_toml),
+        peer = NAMES[other],
+        local_v4 = NETWORKS_V4[side],
+        local_v6 = NETWORKS_V6[side],
+        remote_v4 = NETWORKS_V4[other],
+        remote_v6 = NETWORKS_V6[other],
+        peer_lines = lines(&options.peer_toml),
+        more = options.more_toml[side],
+    )
+}
+
+fn lines(text: &str) -> String {
+    if text.is_empty() || text.ends_with('\n') { text.to_owned() } else { format!("{text}\n") }
+}

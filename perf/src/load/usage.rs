@@ -1,0 +1,97 @@
+//! What a run cost: CPU time of processes, of the whole machine, and what the hypervisor took away meanwhile.
+
+use std::fs;
+use std::time::Instant;
+
+use crate::lab::stat;
+use crate::sys;
+
+/// CPU seconds that a process has used so far, in user space and in the kernel, all its threads; `None` if it is gone.
+#[must_use]
+pub fn process_seconds(pid: u32) -> Option<f64> {
+    let fields = stat(pid)?;
+    let ticks = |field: usize| fields.get(field).and_then(|value| value.parse::<u64>().ok());
+    Some((ticks(11)? + ticks(12)?) as f64 / sys::ticks_per_second())
+}
+
+/// Measures between [`Self::start`] and [`Self::stop`].
+#[derive(Debug)]
+pub struct Meter {
+    pids: Vec<u32>,
+    since: Instant,
+    processes: f64,
+    machine: [f64; 2],
+}
+
+/// What was used.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Usage {
+    /// Seconds by the clock.
+    pub wall: f64,
+    /// CPU seconds of the processes watched.
+    pub processes: f64,
+    /// CPU seconds of everything on the machine, interrupts among them.
+    pub machine: f64,
+    /// CPU seconds that the hypervisor gave to others while we wanted to run.
+    pub steal: f64,
+}
+
+impl Usage {
+    /// Adds another measurement.
+    pub fn add(&mut self, other: &Self) {
+        self.wall += other.wall;
+        self.processes += other.processes;
+        self.machine += other.machine;
+        self.steal += other.steal;
+    }
+}
+
+impl Meter {
+    /// Begins, watching these processes.
+    #[must_use]
+    pub fn start(pids: &[u32]) -> Self {
+        Self { pids: pids.to_vec(), since: Instant::now(), processes: sum(pids), machine: machine() }
+    }
+
+    /// What was used since.
+    #[must_use]
+    pub fn stop(&self) -> Usage {
+        let [busy, steal] = machine();
+        Usage {
+            wall: self.since.elapsed().as_secs_f64(),
+            processes: (sum(&self.pids) - self.processes).max(0.0),
+            machine: busy - self.machine[0],
+            steal: steal - self.machine[1],
+        }
+    }
+}
+
+fn sum(pids: &[u32]) -> f64 {
+    pids.iter().filter_map(|pid| process_seconds(*pid)).sum()
+}
+
+/// Busy and stolen seconds since boot, of all processors (proc(5): user, nice, system, idle, iowait, irq, softirq, steal).
+fn machine() -> [f64; 2] {
+    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = text.lines().next().unwrap_or_default();
+    let values: Vec<f64> = line.split_ascii_whitespace().skip(1).filter_map(|value| value.parse().ok()).collect();
+    let value = |index: usize| values.get(index).copied().unwrap_or_default() / sys::ticks_per_second();
+    [[0, 1, 2, 5, 6].into_iter().map(value).sum(), value(7)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Meter;
+
+    #[test]
+    fn a_busy_thread_is_seen() {
+        let meter = Meter::start(&[std::process::id()]);
+        let start = std::time::Instant::now();
+        while start.elapsed() < std::time::Duration::from_millis(300) {
+            std::hint::spin_loop();
+        }
+        let usage = meter.stop();
+        assert!(usage.processes > 0.05, "{usage:?}");
+        assert!(usage.machine >= usage.processes * 0.5, "{usage:?}");
+    }
+}

@@ -1,0 +1,211 @@
+//! The system calls that neither `std` nor `socket2` offers: entering a network namespace, the offload switches of a
+//! device, counters of a socket. The only file of this crate with `unsafe`, so that it can be read in one sitting.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, AsRawFd};
+
+use libc::{c_int, c_void};
+
+fn checked(result: c_int) -> io::Result<c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Whether this process may make namespaces and devices.
+#[must_use]
+pub fn is_root() -> bool {
+    // SAFETY: takes nothing and cannot fail.
+    let uid = unsafe { libc::geteuid() };
+    uid == 0
+}
+
+/// Moves the calling thread, and only it, into the network namespace that `namespace` refers to.
+pub(crate) fn enter_network(namespace: impl AsFd) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the length of the call; no memory is passed.
+    checked(unsafe { libc::setns(namespace.as_fd().as_raw_fd(), libc::CLONE_NEWNET) }).map(drop)
+}
+
+/// Sends `signal` to one process. Errors: the kernel's, `ESRCH` if there is no such process.
+pub(crate) fn signal(pid: u32, signal: c_int) -> io::Result<()> {
+    let pid = libc::pid_t::try_from(pid).map_err(|_| io::ErrorKind::InvalidInput)?;
+    if pid <= 1 {
+        return Err(io::ErrorKind::InvalidInput.into()); // 0 and -1 name groups of processes, 1 is never ours
+    }
+    // SAFETY: plain numbers.
+    checked(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
+/// Clock ticks a second, the unit of `/proc/PID/stat`.
+pub(crate) fn ticks_per_second() -> f64 {
+    // SAFETY: a plain number; an unknown name returns -1.
+    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    if ticks > 0 { ticks as f64 } else { 100.0 }
+}
+
+/// Segments that this TCP connection has sent more than once so far (`tcpi_total_retrans`).
+pub(crate) fn tcp_retransmits(socket: impl AsFd) -> io::Result<u64> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: `info` has `length` bytes and outlives the call.
+    checked(unsafe {
+        libc::getsockopt(socket.as_fd().as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut length)
+    })?;
+    // SAFETY: plain numbers, zeroed before the kernel filled in what it knows.
+    let info = unsafe { info.assume_init() };
+    Ok(info.tcpi_total_retrans.into())
+}
+
+/// Datagrams thrown away at this socket because its receive buffer was full (`SO_MEMINFO`, linux/sock_diag.h).
+pub(crate) fn socket_drops(socket: impl AsFd) -> io::Result<u64> {
+    const SK_MEMINFO_DROPS: usize = 8;
+    let mut values = [0_u32; SK_MEMINFO_DROPS + 1];
+    let mut length = size_of_val(&values) as libc::socklen_t;
+    // SAFETY: `values` has `length` bytes and outlives the call.
+    checked(unsafe {
+        libc::getsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, values.as_mut_ptr().cast(), &raw mut length)
+    })?;
+    Ok(values[SK_MEMINFO_DROPS].into())
+}
+
+fn set_number(socket: impl AsFd, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
+    let pointer: *const c_int = &raw const value;
+    let length = size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: `value` outlives the call and has `length` bytes.
+    checked(unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, option, pointer.cast(), length) }).map(drop)
+}
+
+/// Every send from now on is cut into datagrams of `bytes` each (`UDP_SEGMENT`); 0 ends that.
+pub(crate) fn set_udp_segment(socket: &UdpSocket, bytes: u16) -> io::Result<()> {
+    set_number(socket, libc::SOL_UDP, libc::UDP_SEGMENT, bytes.into())
+}
+
+/// Lets the kernel hand over several datagrams of one flow in one buffer (`UDP_GRO`); see [`receive_merged`].
+pub(crate) fn set_udp_gro(socket: &UdpSocket) -> io::Result<()> {
+    set_number(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
+}
+
+/// Makes the receive buffer this large, beyond what `net.core.rmem_max` allows.
+pub(crate) fn force_receive_buffer(socket: impl AsFd, bytes: usize) -> io::Result<()> {
+    set_number(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, c_int::try_from(bytes).unwrap_or(c_int::MAX))
+}
+
+/// Forbids the kernel to cut datagrams into IP fragments, so that a size beyond the path's MTU is an error.
+pub(crate) fn forbid_fragments(socket: &UdpSocket) -> io::Result<()> {
+    if socket.local_addr()?.is_ipv4() {
+        set_number(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)
+    } else {
+        set_number(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO)
+    }
+}
+
+/// One receive from a socket with UDP_GRO: the bytes received, and the length of each datagram among them but the last.
+pub(crate) fn receive_merged(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, usize)> {
+    let mut control = [0_u64; 16];
+    let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast::<c_void>(), iov_len: buffer.len() };
+    // SAFETY: a msghdr is plain pointers and numbers, and all zero means none of them.
+    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    message.msg_iov = &raw mut vector;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control);
+    // SAFETY: buffer, vector and control outlive the call, and their true lengths are given.
+    let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, 0) };
+    let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+    // SAFETY: the kernel has set the control length of `message`, and its control buffer lives.
+    let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    let mut stride = received;
+    while !header.is_null() {
+        // SAFETY: the CMSG functions return null or a whole header within the control buffer, which is aligned for it.
+        let this = unsafe { header.read() };
+        if this.cmsg_level == libc::SOL_UDP && this.cmsg_type == libc::UDP_GRO {
+            // SAFETY: `header` is valid, so is the place of its data.
+            let data = unsafe { libc::CMSG_DATA(header) };
+            // SAFETY: the data of UDP_GRO is one int (net/ipv4/udp.c, udp_cmsg_recv).
+            let length = unsafe { data.cast::<c_int>().read_unaligned() };
+            stride = usize::try_from(length).unwrap_or(received);
+        }
+        // SAFETY: as for CMSG_FIRSTHDR; `header` came from there or from here.
+        header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
+    }
+    Ok((received, stride.max(1)))
+}
+
+/// The offload switches of a device by name, as `ethtool -k` shows them, through `SIOCETHTOOL` (linux/ethtool.h).
+/// Belongs to the namespace in which it was made, whichever thread uses it.
+pub(crate) struct Features {
+    socket: UdpSocket,
+    device: [libc::c_char; libc::IFNAMSIZ],
+    names: Vec<String>,
+}
+
+impl Features {
+    const GET_STRINGS: u32 = 0x1b;
+    const GET_STRING_SET_INFO: u32 = 0x37;
+    const GET: u32 = 0x3a;
+    const SET: u32 = 0x3b;
+    const STRING_SET_FEATURES: u32 = 4;
+    const STRING_BYTES: usize = 32;
+
+    /// The switches of `device`, which must be in the calling thread's namespace.
+    pub(crate) fn of(device: &str) -> io::Result<Self> {
+        let mut name = [0; libc::IFNAMSIZ];
+        if device.len() >= name.len() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        for (to, from) in name.iter_mut().zip(device.bytes()) {
+            *to = from as libc::c_char;
+        }
+        let mut features = Self { socket: UdpSocket::bind(("127.0.0.1", 0))?, device: name, names: Vec::new() };
+        let mut info = [Self::GET_STRING_SET_INFO, 0, 1 << Self::STRING_SET_FEATURES, 0, 0];
+        features.request(&mut info)?;
+        let count = info[4] as usize;
+        let mut strings = vec![0_u32; 3 + count * Self::STRING_BYTES / 4];
+        strings[0] = Self::GET_STRINGS;
+        strings[1] = Self::STRING_SET_FEATURES;
+        strings[2] = info[4];
+        features.request(&mut strings)?;
+        let bytes: Vec<u8> = strings.iter().skip(3).flat_map(|word| word.to_ne_bytes()).collect();
+        features.names = bytes
+            .chunks_exact(Self::STRING_BYTES)
+            .map(|name| String::from_utf8_lossy(name.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned())
+            .collect();
+        Ok(features)
+    }
+
+    /// Turns the named switches on or off and makes sure that they are. Names that this kernel does not know are left out.
+    pub(crate) fn set(&self, switches: &[(&str, bool)]) -> io::Result<()> {
+        let words = self.names.len().div_ceil(32);
+        let mut request = vec![0_u32; 2 + words * 2];
+        request[0] = Self::SET;
+        request[1] = words as u32;
+        let wanted = || switches.iter().filter_map(|(name, on)| Some((self.names.iter().position(|known| known == name)?, *name, *on)));
+        for (index, _, on) in wanted() {
+            request[2 + index / 32 * 2] |= 1 << (index % 32);
+            request[3 + index / 32 * 2] |= u32::from(on) << (index % 32);
+        }
+        self.request(&mut request)?;
+        let mut state = vec![0_u32; 2 + words * 4];
+        state[0] = Self::GET;
+        state[1] = words as u32;
+        self.request(&mut state)?;
+        for (index, name, on) in wanted() {
+            let active = state[2 + index / 32 * 4 + 2] >> (index % 32) & 1 == 1;
+            if active != on {
+                return Err(io::Error::other(format!("the device keeps {name} {}", if active { "on" } else { "off" })));
+            }
+        }
+        Ok(())
+    }
+
+    /// `words` opens with the command and is as large as that command's structure, with the counts in it filled in.
+    fn request(&self, words: &mut [u32]) -> io::Result<()> {
+        // SAFETY: an ifreq is plain bytes and pointers, and all zero is a valid one.
+        let mut request: libc::ifreq = unsafe { MaybeUninit::zeroed().assume_init() };
+        request.ifr_name = self.device;
+        request.ifr_ifru.ifru_data = words.as_mut_ptr().cast();
+        // SAFETY: the kernel writes what the command's structure holds, at most the counts that `words` names; both live.
+        checked(unsafe { libc::ioctl(self.socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) }).map(drop)
+    }
+}
