@@ -1,0 +1,166 @@
+//! Control's own socket of the group: IKE behind the non-ESP marker (RFC 3948 section 2.2), keepalives, and now and
+//! then an ESP packet that the kernel merged behind an IKE one and that belongs to the engine.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+
+use socket2::SockAddr;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::sys;
+
+/// Four zero bytes before every IKE message on this port.
+pub const NON_ESP_MARKER: [u8; 4] = [0; 4];
+
+/// A datagram with its addresses.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// The sender.
+    pub from: SocketAddr,
+    /// Our address and port that it came to.
+    pub to: SocketAddr,
+    /// The type of service or traffic class.
+    pub tos: u8,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// What a datagram on this port is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// An IKE message without its marker.
+    Ike(Vec<u8>),
+    /// An ESP packet.
+    Esp(Vec<u8>),
+    /// A NAT keepalive (RFC 3948 section 2.3), or too short for anything.
+    Other,
+}
+
+/// One of the two sockets.
+#[derive(Debug)]
+pub struct IkeSocket {
+    fd: AsyncFd<OwnedFd>,
+    port: u16,
+}
+
+impl IkeSocket {
+    /// Takes the socket into the runtime.
+    ///
+    /// # Errors
+    /// If the runtime cannot watch it.
+    pub fn new(fd: OwnedFd, port: u16) -> io::Result<Self> {
+        Ok(Self { fd: sys::watch(fd)?, port })
+    }
+
+    /// The descriptor, to hand a duplicate to the engine.
+    ///
+    /// # Errors
+    /// If no descriptor is left.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.fd.get_ref().try_clone()
+    }
+
+    /// Waits for the next datagram; errors of the socket (an ICMP answer to something we sent) are passed over.
+    pub async fn receive(&self) -> Datagram {
+        let mut buffer = vec![0; 65_536];
+        loop {
+            let received = self.fd.async_io(Interest::READABLE, |fd| sys::receive(fd.as_fd(), &mut buffer)).await;
+            match received {
+                Ok(received) => {
+                    if let Some(datagram) = self.classify(&received, buffer.get(..received.length).unwrap_or_default()) {
+                        return datagram;
+                    }
+                }
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    }
+
+    fn classify(&self, received: &sys::Received, bytes: &[u8]) -> Option<Datagram> {
+        if received.truncated {
+            return None;
+        }
+        let from = received.from.as_ref()?.as_socket()?;
+        let mut local = None;
+        let mut tos = 0;
+        for (level, kind, data) in &received.messages {
+            match (*level, *kind) {
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => local = v4_of(data).map(IpAddr::V4),
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => local = data.first_chunk::<16>().map(|ip| IpAddr::V6(Ipv6Addr::from(*ip))),
+                (libc::IPPROTO_IP, libc::IP_TOS) | (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => tos = data.first().copied()?,
+                _ => (),
+            }
+        }
+        Some(Datagram { from, to: SocketAddr::new(local?, self.port), tos, kind: Kind::of(bytes) })
+    }
+
+    /// Sends an IKE message behind the marker, from `local` where it is given. An error is the kernel's and tells
+    /// nothing about the peer: IKE sends again by itself.
+    ///
+    /// # Errors
+    /// As `sendmsg`.
+    pub fn send(&self, message: &[u8], local: Option<IpAddr>, to: SocketAddr) -> io::Result<()> {
+        let bytes = [&NON_ESP_MARKER, message].concat();
+        let info = local.map(packet_info);
+        let control = info.as_ref().map(|(level, kind, data)| (*level, *kind, data.as_slice()));
+        let messages = control.as_ref().map(std::slice::from_ref).unwrap_or_default();
+        sys::send(self.fd.as_fd(), &bytes, Some(&SockAddr::from(to)), messages).map(drop)
+    }
+}
+
+impl Kind {
+    /// Tells what bytes on this port are (RFC 3948 section 2.2 and 2.3).
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        match bytes.split_first_chunk::<4>() {
+            Some((&NON_ESP_MARKER, message)) => Self::Ike(message.to_vec()),
+            Some((_, rest)) if rest.len() >= 4 => Self::Esp(bytes.to_vec()),
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The destination in `struct in_pktinfo`: interface, local address, header destination.
+fn v4_of(info: &[u8]) -> Option<Ipv4Addr> {
+    info.get(8..12)?.first_chunk::<4>().map(|ip| Ipv4Addr::from(*ip))
+}
+
+fn packet_info(local: IpAddr) -> (i32, i32, Vec<u8>) {
+    match local {
+        IpAddr::V4(ip) => (libc::IPPROTO_IP, libc::IP_PKTINFO, [&[0; 4], ip.octets().as_slice(), &[0; 4]].concat()),
+        IpAddr::V6(ip) => (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, [ip.octets().as_slice(), &[0; 4]].concat()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{IkeSocket, Kind};
+
+    #[test]
+    fn what_is_on_the_port_is_told_apart() {
+        assert_eq!(Kind::of(&[0, 0, 0, 0, 7, 8]), Kind::Ike(vec![7, 8]));
+        assert_eq!(Kind::of(&[0, 0, 0, 0]), Kind::Ike(vec![]));
+        assert_eq!(Kind::of(&[0, 0, 0]), Kind::Other);
+        assert_eq!(Kind::of(&[0xff]), Kind::Other);
+        assert_eq!(Kind::of(&[1, 2, 3, 4, 5, 6, 7]), Kind::Other);
+        assert_eq!(Kind::of(&[1, 2, 3, 4, 5, 6, 7, 8]), Kind::Esp(vec![1, 2, 3, 4, 5, 6, 7, 8]));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_message_keeps_its_local_address_both_ways() {
+        let socket = || {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("a socket");
+            socket.set_nonblocking(true).expect("a socket");
+            crate::sys::set_option(std::os::fd::AsFd::as_fd(&socket), libc::IPPROTO_IP, libc::IP_PKTINFO, 1).expect("an option");
+            let port = socket.local_addr().expect("bound").port();
+            (IkeSocket::new(socket.into(), port).expect("a runtime"), port)
+        };
+        let ((a, a_port), (b, b_port)) = (socket(), socket());
+        let to = ([127, 0, 0, 3], b_port).into();
+        a.send(b"hello", Some([127, 0, 0, 2].into()), to).expect("sent");
+        let got = b.receive().await;
+        assert_eq!((got.from, got.to, got.kind), (([127, 0, 0, 2], a_port).into(), to, Kind::Ike(b"hello".to_vec())));
+    }
+}
