@@ -100,7 +100,7 @@ impl PingPong {
             loop {
                 match socket.recv(&mut answer) {
                     Ok(length) if answer.get(..length) == Some(&question[..]) => {
-                        latency.times.saturating_record(asked.elapsed().as_nanos() as u64);
+                        latency.times.record(asked.elapsed().as_nanos() as u64)?;
                         break;
                     }
                     Ok(_) => {} // an earlier question's answer, too late
