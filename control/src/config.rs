@@ -14,7 +14,15 @@ use crate::psk::Psk;
 
 pub use value::{Endpoint, Identity, SourcePort, Suite};
 
+mod cross;
+mod file;
+mod local;
+mod peer;
+mod section;
 mod value;
+
+#[cfg(test)]
+mod tests;
 
 /// Where `penstockd` and `penstock check` look unless told otherwise.
 pub const PATH: &str = "/etc/penstock/penstock.toml";
@@ -120,6 +128,16 @@ pub struct Peer {
     pub endpoint_place: Place,
     /// Where `local_address` stands, or the table.
     pub local_address_place: Place,
+}
+
+impl Config {
+    /// Reads `path` and the `peers.d/*.toml` beside it.
+    ///
+    /// # Errors
+    /// Every mistake found, in the order of files and lines.
+    pub fn load(path: &Path) -> Result<Self, Vec<Finding>> {
+        file::load(path)
+    }
 }
 
 /// Where something stands in a configuration file.

@@ -1,0 +1,245 @@
+//! Every mistake gives its one line. Each case edits a good configuration and names the whole output.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use super::{Config, Identity, SourcePort, Suite};
+
+mod mistakes;
+
+/// Lines are counted in the cases; keep their order.
+const GOOD: &str = r#"[site]
+name = "frankfurt"
+
+[interface.pen0]
+address = ["192.168.192.1/30"]
+
+[peer.london]
+endpoint = "203.0.113.7"
+local_subnets = ["10.43.43.0/24"]
+subnets = ["10.43.100.0/24"]
+psk_file = "london.psk"
+"#;
+
+const STRONG: &str = "0sSyHkpDwwzjRZyw2nTs+fJk4oW0z0H5bYV7bE6q1dQ9c=\n";
+
+/// A directory with a good configuration; removed at the end.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("penstock-config-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(path.join("peers.d")).expect("a directory");
+        let place = Self(path);
+        place.write("penstock.toml", GOOD.as_bytes(), 0o644);
+        place.write("london.psk", STRONG.as_bytes(), 0o600);
+        place
+    }
+
+    fn write(&self, name: &str, octets: &[u8], mode: u32) {
+        let path = self.0.join(name);
+        let _ = fs::remove_file(&path);
+        fs::write(&path, octets).expect("written");
+        fs::set_permissions(&path, Permissions::from_mode(mode)).expect("mode set");
+    }
+
+    fn main(&self) -> PathBuf {
+        self.0.join("penstock.toml")
+    }
+
+    /// The findings, each as its line, without the directory.
+    fn complaints(&self) -> Vec<String> {
+        let findings = Config::load(&self.main()).expect_err("a bad configuration");
+        findings.iter().map(|finding| self.relative(&finding.to_string())).collect()
+    }
+
+    fn relative(&self, line: &str) -> String {
+        line.replace(&format!("{}/", self.0.display()), "")
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn four_lines_suffice_for_a_peer_and_the_rest_has_defaults() {
+    let place = Place::new("good");
+    let config = Config::load(&place.main()).expect("a good configuration");
+    assert_eq!((config.site.name.as_str(), config.site.port, config.site.poll_us), ("frankfurt", 4500, 0));
+    assert_eq!((config.site.mark, config.site.table, config.site.persist), (0x7065, 0x7065, false));
+    assert_eq!((config.site.cores, &config.site.cpus, config.site.listen.len()), (None, &None, 0));
+    assert_eq!((config.interface.name.as_str(), config.interface.mtu), ("pen0", None));
+    assert_eq!(config.interface.address, ["192.168.192.1/30".parse().expect("a prefix")]);
+    let [peer] = config.peers.as_slice() else { panic!("one peer") };
+    assert_eq!((peer.name.as_str(), peer.endpoint.to_string().as_str()), ("london", "203.0.113.7:4500"));
+    assert_eq!(peer.local_subnets, ["10.43.43.0/24".parse().expect("a prefix")]);
+    assert_eq!(peer.subnets, ["10.43.100.0/24".parse().expect("a prefix")]);
+    assert_eq!((peer.psk.as_bytes().len(), &peer.psk_weak), (32, &None));
+    assert_eq!(peer.local_id, Identity::Fqdn("frankfurt".into()));
+    assert_eq!(peer.remote_id, Identity::Fqdn("london".into()));
+    assert_eq!(peer.suites, [Suite::Aes256Gcm, Suite::Aes128Gcm]);
+    assert_eq!((peer.source_port, peer.per_core, peer.window), (SourcePort::Own, true, 16_384));
+    assert_eq!(place.relative(&peer.endpoint_place.to_string()), "penstock.toml:8: peer.london.endpoint");
+    assert_eq!(place.relative(&config.site.port_place.to_string()), "penstock.toml:1: site");
+    assert_eq!((config.warnings, config.notes), (vec![], vec![]));
+}
+
+#[test]
+fn every_key_is_read() {
+    let place = Place::new("every");
+    let text = r#"
+site = { name = "a.b_c-1", port = 4501, listen = ["198.51.100.7", "2001:db8::7"], cpus = [3, 1], poll_us = 50, persist = true, mark = 0xff, table = 1000 }
+interface.pen-1 = { address = ["192.168.192.1/31", "2001:db8:1::1/64"], mtu = 1280 }
+[peer.london]
+endpoint = "[2001:db8::1]:4502"
+local_address = "2001:db8::7"
+subnets = ["0.0.0.0/0", "2001:db8:2::/48", "10.9.8.7"]
+psk_file = "london.psk"
+local_id = "me@example.net"
+remote_id = "keyid:0x00ff"
+suites = ["aes128-gcm"]
+source_port = 4500
+per_core = false
+window = 1_024
+"#;
+    place.write("penstock.toml", text.as_bytes(), 0o644);
+    let config = Config::load(&place.main()).expect("a good configuration");
+    assert_eq!((config.site.name.as_str(), config.site.port, config.site.listen.len()), ("a.b_c-1", 4501, 2));
+    assert_eq!((config.site.cpus.as_deref(), config.site.poll_us, config.site.persist), (Some([3, 1].as_slice()), 50, true));
+    assert_eq!((config.site.mark, config.site.table), (255, 1000));
+    assert_eq!(place.relative(&config.site.port_place.to_string()), "penstock.toml:2: site.port");
+    assert_eq!(place.relative(&config.site.cores_place.to_string()), "penstock.toml:2: site.cpus");
+    assert_eq!((config.interface.name.as_str(), config.interface.mtu), ("pen-1", Some(1280)));
+    let [peer] = config.peers.as_slice() else { panic!("one peer") };
+    assert_eq!((peer.endpoint.host.as_str(), peer.endpoint.port), ("2001:db8::1", 4502));
+    assert_eq!(peer.local_address, Some("2001:db8::7".parse().expect("an address")));
+    let prefixes = |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    assert_eq!(prefixes(&peer.subnets), "0.0.0.0/0 2001:db8:2::/48 10.9.8.7/32");
+    assert_eq!(prefixes(&peer.local_subnets), "192.168.192.1/32 2001:db8:1::1/128", "the interface's own addresses");
+    assert_eq!(peer.local_id, Identity::Email("me@example.net".into()));
+    assert_eq!(peer.remote_id, Identity::KeyId(vec![0, 255]));
+    assert_eq!((peer.suites.as_slice(), peer.source_port), ([Suite::Aes128Gcm].as_slice(), SourcePort::Shared));
+    assert_eq!((peer.per_core, peer.window), (false, 1024));
+}
+
+#[test]
+fn endpoints_and_identities_are_shown_as_they_are_written() {
+    for (text, host, port) in [
+        ("203.0.113.7", "203.0.113.7", 4500),
+        ("203.0.113.7:1", "203.0.113.7", 1),
+        ("2001:db8::1", "2001:db8::1", 4500),
+        ("[2001:db8::1]", "2001:db8::1", 4500),
+        ("[2001:db8::1]:65535", "2001:db8::1", 65535),
+        ("vpn.example.net", "vpn.example.net", 4500),
+        ("gw_1.example.net.:4501", "gw_1.example.net.", 4501),
+    ] {
+        let endpoint = super::Endpoint::parse(text).expect(text);
+        assert_eq!((endpoint.host.as_str(), endpoint.port), (host, port));
+        assert_eq!(super::Endpoint::parse(&endpoint.to_string()), Ok(endpoint));
+    }
+    for text in [
+        "",
+        "a b",
+        "1.2.3",
+        "1.2.3.4.5",
+        "1.2.3.4:0",
+        "1.2.3.4:65536",
+        "1.2.3.4:",
+        "[::1",
+        "[::1]4500",
+        "[1.2.3.4]:1",
+        "::1:::",
+        "-a",
+        "a..b",
+        "exämple",
+    ] {
+        assert!(super::Endpoint::parse(text).is_err(), "{text}");
+    }
+    for text in ["frankfurt", "a@b", "192.0.2.1", "2001:db8::1", "keyid:team", "keyid:0x00ff"] {
+        assert_eq!(Identity::parse(text).expect(text).to_string(), text);
+    }
+    for text in ["", "a b", "keyid:", "keyid:0x", "keyid:0x0", "a\nb"] {
+        assert!(Identity::parse(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn peers_d_is_read_beside_the_file_and_paths_are_relative_to_the_file_that_names_them() {
+    let place = Place::new("peersd");
+    let peer =
+        |name: &str, net: &str| format!("[peer.{name}]\nendpoint = \"vpn.example.net\"\nsubnets = [\"{net}\"]\npsk_file = \"key\"\n");
+    place.write("peers.d/oslo.toml", peer("oslo", "10.1.0.0/16").as_bytes(), 0o644);
+    place.write("peers.d/bern.toml", peer("bern", "10.1.2.0/24").as_bytes(), 0o644);
+    place.write("peers.d/.hidden.toml", b"[nonsense", 0o644);
+    place.write("peers.d/notes.txt", b"[nonsense", 0o644);
+    place.write("real-key", STRONG.as_bytes(), 0o600);
+    symlink(place.0.join("real-key"), place.0.join("peers.d/key")).expect("a link");
+    let config = Config::load(&place.main()).expect("a good configuration");
+    assert_eq!(config.peers.iter().map(|peer| peer.name.as_str()).collect::<Vec<_>>(), ["bern", "london", "oslo"]);
+    assert_eq!(config.notes, ["10.1.2.0/24 goes to peer bern, the rest of 10.1.0.0/16 to peer oslo"]);
+}
+
+#[test]
+fn what_is_right_but_worth_knowing_is_noted_or_warned_about() {
+    let place = Place::new("notes");
+    let edited = GOOD
+        .replace("[\"10.43.100.0/24\"]", "[\"0.0.0.0/0\", \"10.43.0.0/16\"]")
+        .replace("psk_file", "psk_strength = \"accept-weak\"\nremote_id = \"frankfurt\"\npsk_file");
+    place.write("penstock.toml", edited.as_bytes(), 0o644);
+    place.write("london.psk", b"secret\n", 0o600);
+    let config = Config::load(&place.main()).expect("a good configuration");
+    let why = "it has 6 characters that are worth 28 bits at most, and 128 are needed";
+    assert_eq!(config.peers.first().and_then(|peer| peer.psk_weak.as_deref()), Some(why));
+    let warnings: Vec<_> = config.warnings.iter().map(|warning| place.relative(&warning.to_string())).collect();
+    assert_eq!(
+        warnings,
+        [
+            "penstock.toml:12: peer.london.remote_id: \"frankfurt\" is our own identity towards this peer, too; give the two sites different names".to_owned(),
+            format!("penstock.toml:13: peer.london.psk_file: london.psk is a weak key: {why}; replace it at both sites: penstock key psk --out london.psk.new"),
+        ]
+    );
+    assert_eq!(
+        config.notes,
+        [
+            "10.43.0.0/16 of peer london overlaps 10.43.43.0/24 on our own side (local_subnets)",
+            "0.0.0.0/0 of peer london covers its own endpoint: our encrypted packets are kept out of the tunnel by their mark",
+        ]
+    );
+    place.write("london.psk", STRONG.as_bytes(), 0o600);
+    let config = Config::load(&place.main()).expect("a good configuration");
+    assert!(
+        config.warnings.iter().any(|warning| warning.place.key == "peer.london.psk_strength"),
+        "an exception that is not needed is named"
+    );
+
+    place.write("penstock.toml", GOOD.split("[peer").next().unwrap_or_default().as_bytes(), 0o644);
+    let config = Config::load(&place.main()).expect("a good configuration");
+    assert_eq!(config.warnings.len(), 1, "no peer: {:?}", config.warnings);
+}
+
+#[test]
+fn a_name_that_is_no_text_still_gives_one_line() {
+    let place = Place::new("control");
+    place.write("penstock.toml", GOOD.replace("name = \"frankfurt\"", r#"name = "a\nb\u001b[31m""#).as_bytes(), 0o644);
+    let lines = place.complaints();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines.iter().all(|line| !line.contains(char::is_control)), "{lines:?}");
+}
+
+#[test]
+fn a_missing_file_has_no_line_number() {
+    let place = Place::new("missing");
+    let findings = Config::load(Path::new("/nonexistent/penstock.toml")).expect_err("missing");
+    let lines: Vec<_> = findings.iter().map(ToString::to_string).collect();
+    let [line] = lines.as_slice() else { panic!("{lines:?}") };
+    assert!(line.starts_with("/nonexistent/penstock.toml: cannot be read (No such file or directory); "), "{line}");
+    fs::remove_dir(place.0.join("peers.d")).expect("removed");
+    place.write("peers.d", b"", 0o644);
+    assert!(place.complaints().iter().any(|line| line.starts_with("peers.d: cannot be listed (Not a directory)")));
+    assert!(place.complaints().len() == 1);
+}
