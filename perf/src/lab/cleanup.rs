@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -54,6 +55,7 @@ impl Thing {
 }
 
 static THINGS: Mutex<BTreeSet<Thing>> = Mutex::new(BTreeSet::new());
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 fn things() -> MutexGuard<'static, BTreeSet<Thing>> {
     THINGS.lock().unwrap_or_else(PoisonError::into_inner)
@@ -90,9 +92,9 @@ pub(super) fn strike(thing: &Thing) {
     }
 }
 
-/// A folder for a site's files, empty, to be removed with everything else.
+/// A folder for a site's files, empty, to be removed with everything else. The name must be one that no other run uses.
 pub(super) fn new_folder(name: &str) -> Result<PathBuf> {
-    let folder = Path::new(HOME).join(format!("{}-{}", std::process::id(), name));
+    let folder = Path::new(HOME).join(name);
     note(Thing::Folder(folder.clone()))?;
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
@@ -117,6 +119,7 @@ fn arm_now() -> Result<()> {
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signals cannot be caught")?;
     std::thread::Builder::new().name("cleanup".into()).spawn(move || {
         if let Some(signal) = signals.forever().next() {
+            INTERRUPTED.store(true, Ordering::Release);
             eprintln!("interrupted: taking everything away");
             remove_all();
             std::process::exit(128 + signal);
@@ -133,6 +136,14 @@ fn arm_now() -> Result<()> {
     Ok(())
 }
 
+/// Does not return if this process was interrupted: the thread that takes everything away ends it. For a program's last
+/// lines, so that work that failed *because* things went away is not reported as a failure.
+pub fn give_way() {
+    while INTERRUPTED.load(Ordering::Acquire) {
+        std::thread::park();
+    }
+}
+
 /// Removes everything that this process has made.
 pub fn remove_all() {
     let all: Vec<Thing> = match THINGS.try_lock() {
@@ -143,7 +154,8 @@ pub fn remove_all() {
     let _ = fs::remove_file(journal());
 }
 
-/// Leaves everything that this process has made standing after its end, for [`clean`] to remove.
+/// Leaves everything that this process has made standing after its end, for [`clean`] to remove. What owns such things
+/// must not be dropped after this: `std::mem::forget` it.
 ///
 /// # Errors
 /// If the journal cannot be renamed; then nothing is kept.
@@ -155,16 +167,25 @@ pub fn keep() -> Result<()> {
     Ok(())
 }
 
-/// Removes what earlier runs have left: kept on purpose, or because they were killed. Returns a line for each thing.
+/// Which leavings of earlier runs [`clean`] removes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leavings {
+    /// Of runs that were killed.
+    Orphaned,
+    /// Those, and what was kept on purpose.
+    Kept,
+}
+
+/// Removes what earlier runs have left. Returns a line for each thing.
 ///
 /// # Errors
 /// If the journals cannot be listed.
-pub fn clean() -> Result<Vec<String>> {
+pub fn clean(which: Leavings) -> Result<Vec<String>> {
     let mut removed = Vec::new();
     let Ok(entries) = fs::read_dir(HOME) else { return Ok(removed) };
     for entry in entries {
         let path = entry?.path();
-        let kept = path.extension().is_some_and(|end| end == "kept");
+        let kept = which == Leavings::Kept && path.extension().is_some_and(|end| end == "kept");
         let journal = path.extension().is_some_and(|end| end == "journal");
         if kept || (journal && !owner_lives(&path)) {
             let things = read(&path);

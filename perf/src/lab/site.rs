@@ -3,6 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -42,7 +43,8 @@ impl Site {
     /// # Errors
     /// If files cannot be written.
     pub fn new(name: &str, namespace: &Namespace, options: SiteOptions) -> Result<Self> {
-        let folder = cleanup::new_folder(&format!("{}-{name}", namespace.name().rsplit('-').next().unwrap_or_default()))?;
+        let alone = namespace.name().ends_with(name);
+        let folder = cleanup::new_folder(&if alone { namespace.name().to_owned() } else { format!("{}-{name}", namespace.name()) })?;
         let site = Self { name: name.into(), namespace: namespace.clone(), folder, options, children: Vec::new() };
         fs::create_dir(site.run_dir())?;
         site.write_secrets()?;
@@ -75,7 +77,8 @@ impl Site {
     pub fn start(&mut self) -> Result<()> {
         let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
         let mut command = self.daemon_command()?;
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        // A process group of its own: Ctrl-C is for us, and we stop the daemon.
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
         let child = command.spawn().context("penstockd cannot be started")?;
         note_process(child.id())?;
         self.children.push(child);
