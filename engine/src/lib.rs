@@ -1,1 +1,5 @@
-//! penstock-engine
+//! Penstock's data plane.
+
+pub mod esp;
+pub mod route;
+pub mod sa;

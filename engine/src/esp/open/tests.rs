@@ -1,0 +1,143 @@
+//! Sealed packets opened, and everything that must not open.
+
+use penstock_uapi::Drop;
+use penstock_uapi::request::{Key, Limits, suite};
+use zerocopy::little_endian::U64;
+
+use super::{Authenticated, Opener};
+use crate::esp::packet::{NEXT_HEADER_IPV4, frame_bytes};
+use crate::esp::seal::{SealError, Sealer};
+
+fn key(suite: u8, esn: bool) -> Key {
+    Key { key: core::array::from_fn(|at| at as u8), salt: [9, 8, 7, 6], suite, esn: esn.into(), reserved: [0; 2] }
+}
+
+fn pair(suite: u8, esn: bool, limits: &Limits) -> (Sealer, Opener) {
+    let sealer = Sealer::new(0x1234_5678, &key(suite, esn), limits).expect("a known suite");
+    (sealer, Opener::new(&key(suite, esn), 16_384, limits).expect("a known suite"))
+}
+
+fn sealed(sealer: &mut Sealer, inner: &[u8]) -> Vec<u8> {
+    let mut out = vec![0; frame_bytes(inner.len())];
+    assert_eq!(sealer.seal(inner, NEXT_HEADER_IPV4, &mut out), Ok(out.len()));
+    out
+}
+
+#[test]
+fn every_length_comes_back() {
+    for (suite, esn) in [(suite::AES_128_GCM_16, true), (suite::AES_256_GCM_16, true), (suite::AES_128_GCM_16, false)] {
+        let (mut sealer, mut opener) = pair(suite, esn, &Limits::default());
+        for length in (0..2048).chain([8900, 65_535]) {
+            let inner: Vec<u8> = (0..length).map(|at| (at * 7 % 251) as u8).collect();
+            let frame = sealed(&mut sealer, &inner);
+            let mut out = vec![0xee; frame.len()];
+            let packet = opener.open(&frame, &mut out).expect("authentic");
+            assert!(packet.is_newest());
+            let (next_header, opened) = packet.decapsulate().expect("our own padding");
+            assert_eq!((next_header, &*opened), (NEXT_HEADER_IPV4, &inner[..]));
+            assert_eq!(opener.open(&frame, &mut out).map(|_| ()), Err(Drop::Replay));
+        }
+    }
+}
+
+#[test]
+fn a_damaged_frame_never_opens_and_never_moves_the_window() {
+    let (mut sealer, mut opener) = pair(suite::AES_128_GCM_16, true, &Limits::default());
+    let first = sealed(&mut sealer, b"first");
+    let frame = sealed(&mut sealer, &[0x45; 61]);
+    let mut out = [0; 128];
+    for bit in 0..frame.len() * 8 {
+        let mut damaged = frame.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        let refused = opener.open(&damaged, &mut out).map(|_| ()).expect_err("a flipped bit");
+        assert!(matches!(refused, Drop::BadIcv | Drop::ReplayWindow), "{bit}: {refused:?}");
+    }
+    for length in 0..frame.len() {
+        let refused = opener.open(&frame[..length], &mut out).map(|_| ()).expect_err("cut short");
+        assert!(matches!(refused, Drop::Runt | Drop::BadIcv), "{length}: {refused:?}");
+    }
+    assert_eq!(opener.window.top(), 0);
+    assert!(opener.open(&frame, &mut out).is_ok() && opener.open(&first, &mut out).is_ok());
+}
+
+/// What a peer with the key may send that we must not pass on.
+fn forged(plaintext: &[u8]) -> Result<(u8, usize), Drop> {
+    let mut bytes = plaintext.to_vec();
+    Authenticated { plaintext: &mut bytes, sequence: 1, newest: true }.decapsulate().map(|(next_header, inner)| (next_header, inner.len()))
+}
+
+#[test]
+fn padding_must_count_up_from_one() {
+    assert_eq!(forged(&[7, 7, 0, 4]), Ok((4, 2)));
+    assert_eq!(forged(&[7, 1, 2, 3, 3, 41]), Ok((41, 1)));
+    assert_eq!(forged(&[7, 1, 2, 4, 3, 41]), Err(Drop::BadPadding));
+    assert_eq!(forged(&[7, 0, 1, 2, 3, 41]), Err(Drop::BadPadding));
+    assert_eq!(forged(&[1, 2, 2, 59]), Ok((59, 0)));
+    assert_eq!(forged(&[1, 2, 3, 59]), Err(Drop::BadPadding));
+    assert_eq!(forged(&[59]), Err(Drop::BadPadding));
+    let long: Vec<u8> = (1..=255).chain([255, 4]).collect();
+    assert_eq!(forged(&long), Ok((4, 0)));
+}
+
+#[test]
+fn limits_stop_both_halves_to_the_packet() {
+    let limits = Limits { soft_packets: U64::new(3), hard_packets: U64::new(5), ..Limits::default() };
+    let (mut sealer, mut opener) = pair(suite::AES_256_GCM_16, true, &limits);
+    let (mut more, _) = pair(suite::AES_256_GCM_16, true, &Limits::default());
+    let mut out = [0; 256];
+    for number in 1..=5 {
+        assert!(!sealer.exhausted());
+        let frame = sealed(&mut sealer, b"x");
+        assert_eq!(more.seal(b"x", NEXT_HEADER_IPV4, &mut out), Ok(frame.len()));
+        assert!(opener.open(&frame, &mut out).is_ok());
+        assert_eq!((sealer.soft(), opener.soft()), (number >= 3, number >= 3));
+    }
+    assert_eq!(sealer.seal(b"x", NEXT_HEADER_IPV4, &mut out), Err(SealError::Exhausted));
+    assert_eq!(sealer.sequence(), 5);
+    let frame = sealed(&mut more, b"x");
+    assert_eq!(opener.open(&frame, &mut out).map(|_| ()), Err(Drop::InboundKeyExhausted));
+}
+
+#[test]
+fn forgeries_use_up_a_key() {
+    let limits = Limits { failures: U64::new(10), ..Limits::default() };
+    let (mut sealer, mut opener) = pair(suite::AES_128_GCM_16, true, &limits);
+    let frame = sealed(&mut sealer, b"x");
+    let mut bad = frame.clone();
+    *bad.last_mut().expect("bytes") ^= 1;
+    let mut out = [0; 64];
+    for _ in 0..10 {
+        assert_eq!(opener.open(&bad, &mut out).map(|_| ()), Err(Drop::BadIcv));
+    }
+    assert_eq!(opener.open(&frame, &mut out).map(|_| ()), Err(Drop::InboundKeyExhausted));
+}
+
+#[test]
+fn the_high_half_is_authenticated_and_not_sent() {
+    let (mut sealer, mut opener) = pair(suite::AES_128_GCM_16, true, &Limits::default());
+    let mut out = [0; 64];
+    opener.window.commit((1 << 32) - 2);
+    sealer.sequence = (1 << 32) - 2;
+    for low in [u32::MAX, 0, 1] {
+        let frame = sealed(&mut sealer, b"x");
+        assert_eq!(frame[4..8], low.to_be_bytes());
+        assert_eq!(opener.open(&frame, &mut out).map(|packet| packet.sequence()), Ok(sealer.sequence()));
+    }
+    // The same low half, authenticated with another high half, does not hold.
+    let (mut other, _) = pair(suite::AES_128_GCM_16, true, &Limits::default());
+    other.sequence = 9;
+    let frame = sealed(&mut other, b"x");
+    assert_eq!(opener.open(&frame, &mut out).map(|_| ()), Err(Drop::BadIcv));
+}
+
+#[test]
+fn no_room_costs_nothing_and_a_zero_sequence_is_never_taken() {
+    let (mut sealer, mut opener) = pair(suite::AES_128_GCM_16, false, &Limits::default());
+    assert_eq!(sealer.seal(&[0; 100], NEXT_HEADER_IPV4, &mut [0; 100]), Err(SealError::NoRoom));
+    assert_eq!(sealer.sequence(), 0);
+    let frame = sealed(&mut sealer, &[0; 100]);
+    assert_eq!(opener.open(&frame, &mut [0; 50]).map(|_| ()), Err(Drop::InboundNoBuffer));
+    let mut zero = frame;
+    zero[4..8].fill(0);
+    assert_eq!(opener.open(&zero, &mut [0; 200]).map(|_| ()), Err(Drop::ReplayWindow));
+}

@@ -1,0 +1,3 @@
+//! Security associations as a core holds them.
+
+pub mod lifetime;
