@@ -206,18 +206,23 @@ fn read(journal: &Path) -> Vec<Thing> {
     fs::read_to_string(journal).unwrap_or_default().lines().filter_map(Thing::parse).collect()
 }
 
-/// Processes first, with what they have started, then namespaces, then folders.
+/// Processes first, with what they have started, then namespaces, then folders. Only those processes are asked to end that
+/// no other one here has started: a daemon ends its engine itself, after it has said goodbye.
 fn take_away(things: &[Thing], patience: Duration) {
-    let mut running: Vec<(u32, u64)> = Vec::new();
-    for thing in things {
-        if let Thing::Process { pid, started } = *thing
-            && process::started(pid) == Some(started)
-        {
-            running.push((pid, started));
-            running.extend(process::descendants(pid).into_iter().filter_map(|child| Some((child, process::started(child)?))));
-            let _ = sys::signal(pid, libc::SIGTERM);
-        }
+    let alive = |thing: &Thing| match *thing {
+        Thing::Process { pid, started } if process::started(pid) == Some(started) => Some((pid, started)),
+        _ => None,
+    };
+    let mut running: Vec<(u32, u64)> = things.iter().filter_map(alive).collect();
+    let started: Vec<(u32, u64)> = running
+        .iter()
+        .flat_map(|(pid, _)| process::descendants(*pid))
+        .filter_map(|child| Some((child, process::started(child)?)))
+        .collect();
+    for &(pid, _) in running.iter().filter(|process| !started.contains(process)) {
+        let _ = sys::signal(pid, libc::SIGTERM);
     }
+    running.extend(started);
     let lives = |&(pid, started): &(u32, u64)| process::runs(pid) && process::started(pid) == Some(started);
     let deadline = Instant::now() + patience;
     while Instant::now() < deadline && running.iter().any(lives) {
@@ -246,6 +251,23 @@ mod tests {
         for thing in things {
             assert_eq!(Thing::parse(thing.line().trim_end()), Some(thing));
         }
+    }
+
+    #[test]
+    fn what_a_killed_run_has_left_is_removed() {
+        if !crate::is_root() {
+            return eprintln!("skipped: needs root");
+        }
+        let name = format!("pen-perf-orphan-{}", std::process::id());
+        super::super::namespace::ip(["netns", "add", &name]).expect("a namespace");
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep runs");
+        let started = crate::lab::process::started(child.id()).expect("it runs");
+        let lines = [Thing::Namespace(name.clone()), Thing::Process { pid: child.id(), started }].map(|thing| thing.line()).concat();
+        std::fs::create_dir_all(super::HOME).expect("root may");
+        std::fs::write(format!("{}/4194305-{}.journal", super::HOME, child.id()), lines).expect("root may"); // beyond any process id
+        super::clean(super::Leavings::Orphaned).expect("it can be listed");
+        assert!(!std::path::Path::new("/run/netns").join(name).exists());
+        assert!(!child.wait().expect("ours").success());
     }
 
     #[test]

@@ -211,6 +211,38 @@ impl Site {
         Ok(pid)
     }
 
+    /// Waits until another control than `old` answers, and returns its process id.
+    ///
+    /// # Errors
+    /// If none does in time.
+    pub fn wait_new_control(&self, old: u32, timeout: Duration) -> Result<u32> {
+        self.wait_new("site", old, timeout)
+    }
+
+    /// Waits until another engine than `old` is shown, and returns its process id.
+    ///
+    /// # Errors
+    /// If none is in time.
+    pub fn wait_new_engine(&self, old: u32, timeout: Duration) -> Result<u32> {
+        self.wait_new("engine", old, timeout)
+    }
+
+    fn wait_new(&self, part: &str, old: u32, timeout: Duration) -> Result<u32> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            match self.shown_pid(part) {
+                Ok(pid) if pid != old => {
+                    self.note_processes();
+                    return Ok(pid);
+                }
+                _ if Instant::now() > deadline => {
+                    bail!("{}: no new {part} process within {timeout:?}\n{}", self.name, self.log_end());
+                }
+                _ => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
+    }
+
     /// Stops the daemon politely and waits for it. Returns how the one started last ended, or `None` if none was started.
     ///
     /// # Errors
