@@ -299,3 +299,67 @@ impl Peer {
         self.idle_ms = Some(policy.idle_ms.get()).filter(|idle| *idle != u64::MAX);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Core, Peer, Sa, State, Traffic};
+    use penstock_uapi::reply::{CoreState, PolicyState, SaState};
+    use penstock_uapi::{Counter, Drop};
+    use zerocopy::FromZeros;
+
+    #[test]
+    fn counters_and_drops_keep_their_names_and_sum_up() {
+        let mut engine = CoreState::new_zeroed();
+        engine.core = 1.into();
+        engine.ring = 1;
+        for (place, value) in engine.counters.iter_mut().enumerate() {
+            *value = (place as u64 + 100).into();
+        }
+        engine.drops[Drop::Replay.index()] = 7.into();
+        let core = Core::new(&engine, 3);
+        assert_eq!((core.core, core.cpu, core.ring, core.asleep), (1, 3, true, false));
+        assert_eq!(core.counters.len(), Counter::COUNT);
+        assert_eq!(core.counters[Counter::EventsLost.name()], Counter::EventsLost.index() as u64 + 100);
+        let mut state = State { cores: vec![core.clone(), core], ..State::default() };
+        state.sum_drops();
+        assert_eq!((state.drops["replay"], state.drops["loop"], state.drops.len()), (14, 0, Drop::COUNT));
+    }
+
+    #[test]
+    fn an_sa_without_a_key_is_shown_without_one() {
+        let mut engine = SaState::new_zeroed();
+        engine.inbound_spi = 0x1a_2b00.into();
+        let sa = Sa::from(&engine);
+        assert_eq!((sa.inbound_spi.as_str(), sa.outbound_spi.as_str(), sa.suite.as_str()), ("001a2b00", "", ""));
+        assert_eq!((sa.phase.as_str(), sa.source_port.as_str(), sa.remote), ("expected", "own", None));
+        engine.phase = penstock_uapi::reply::phase::ACTIVE;
+        engine.suite = penstock_uapi::request::suite::AES_256_GCM_16;
+        engine.source = penstock_uapi::request::source::SHARED;
+        engine.outbound_packets = 5.into();
+        let sa = Sa::from(&engine);
+        assert_eq!(
+            (sa.phase.as_str(), sa.suite.as_str(), sa.source_port.as_str(), sa.outbound.packets),
+            ("active", "aes256-gcm", "shared", 5)
+        );
+    }
+
+    #[test]
+    fn a_peer_that_never_sent_has_no_idle_time() {
+        let mut policy = PolicyState::new_zeroed();
+        policy.inbound_bytes = 9.into();
+        policy.idle_ms = u64::MAX.into();
+        let mut peer = Peer::default();
+        peer.set_traffic(&policy);
+        assert_eq!((peer.idle_ms, peer.inbound), (None, Traffic { packets: 0, bytes: 9 }));
+        policy.idle_ms = 12.into();
+        peer.set_traffic(&policy);
+        assert_eq!(peer.idle_ms, Some(12));
+    }
+
+    #[test]
+    fn features_are_named_on_both_sides() {
+        let mut engine = super::Engine::default();
+        engine.set_features(penstock_uapi::request::feature::RING);
+        assert_eq!((engine.features.join(" "), engine.features_off.join(" ")), ("ring".into(), "read-multishot gro gso uso".into()));
+    }
+}
