@@ -1,41 +1,114 @@
-//! Longest-prefix match from an address to whatever a policy table keeps for it. Built where allocation is allowed,
-//! read by the workers without any.
+//! Longest prefix match: which value belongs to an inner address.
+//!
+//! Nested prefixes are flattened when the table is built, off the workers, into ranges that do not overlap. A lookup
+//! is then one search in a sorted array, without pointers to chase and without allocation.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::IpAddr;
 
-use ipnet::{Ipv4Net, Ipv6Net};
-use prefix_trie::PrefixMap;
-
-/// Prefixes of both families with a value each.
-#[derive(Debug)]
+/// Values by IPv4 and IPv6 prefix.
+#[derive(Clone, Debug)]
 pub struct Table<V> {
-    v4: PrefixMap<Ipv4Net, V>,
-    v6: PrefixMap<Ipv6Net, V>,
+    v4: Ranges<u32, V>,
+    v6: Ranges<u128, V>,
 }
 
 impl<V: Copy> Table<V> {
-    /// Builds a table. Of equal prefixes the last one counts; a prefix whose length is not its family's is left out.
+    /// Builds the table of (address, prefix length, value). Host bits are ignored, a length over the family's is taken
+    /// for the family's, and of two values for one prefix the later one counts.
     pub fn build(prefixes: impl Iterator<Item = (IpAddr, u8, V)>) -> Self {
-        let (mut v4, mut v6) = (PrefixMap::new(), PrefixMap::new());
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for (ip, length, value) in prefixes {
             match ip {
-                IpAddr::V4(ip) => Ipv4Net::new(ip, length).ok().map(|net| v4.insert(net.trunc(), value)),
-                IpAddr::V6(ip) => Ipv6Net::new(ip, length).ok().map(|net| v6.insert(net.trunc(), value)),
-            };
+                IpAddr::V4(ip) => {
+                    let host = u32::MAX.checked_shr(length.into()).unwrap_or(0);
+                    v4.push(Prefix { first: u32::from(ip) & !host, last: u32::from(ip) | host, value });
+                }
+                IpAddr::V6(ip) => {
+                    let host = u128::MAX.checked_shr(length.into()).unwrap_or(0);
+                    v6.push(Prefix { first: u128::from(ip) & !host, last: u128::from(ip) | host, value });
+                }
+            }
         }
-        Self { v4, v6 }
+        Self { v4: Ranges::build(v4, |last| last.checked_add(1)), v6: Ranges::build(v6, |last| last.checked_add(1)) }
     }
 
-    /// The value of the longest prefix that holds an IPv4 address in network byte order.
+    /// The value of the longest prefix that holds an IPv4 address.
+    #[inline]
     #[must_use]
     pub fn lookup_v4(&self, address: [u8; 4]) -> Option<V> {
-        self.v4.get_lpm(&Ipv4Net::from(Ipv4Addr::from(address))).map(|(_, value)| *value)
+        self.v4.lookup(u32::from_be_bytes(address))
     }
 
-    /// The value of the longest prefix that holds an IPv6 address in network byte order.
+    /// The value of the longest prefix that holds an IPv6 address.
+    #[inline]
     #[must_use]
     pub fn lookup_v6(&self, address: [u8; 16]) -> Option<V> {
-        self.v6.get_lpm(&Ipv6Net::from(Ipv6Addr::from(address))).map(|(_, value)| *value)
+        self.v6.lookup(u128::from_be_bytes(address))
+    }
+}
+
+/// One prefix as the addresses that it holds.
+struct Prefix<A, V> {
+    first: A,
+    last: A,
+    value: V,
+}
+
+/// Adjacent ranges that cover the whole family: range `i` reaches from `starts[i]` to just before the next one.
+#[derive(Clone, Debug)]
+struct Ranges<A, V> {
+    starts: Box<[A]>,
+    values: Box<[Option<V>]>,
+}
+
+impl<A: Copy + Ord + Default, V: Copy> Ranges<A, V> {
+    fn build(mut prefixes: Vec<Prefix<A, V>>, after: impl Fn(A) -> Option<A>) -> Self {
+        // Outer prefixes before those nested in them. The sort is stable: of equal ones, the later comes later.
+        prefixes.sort_by(|a, b| a.first.cmp(&b.first).then(b.last.cmp(&a.last)));
+        let mut ranges = Flat { starts: vec![A::default()], values: vec![None] };
+        let mut open: Vec<(A, V)> = Vec::new();
+        for prefix in prefixes {
+            ranges.close(&mut open, &after, |last| last < prefix.first);
+            ranges.push(prefix.first, Some(prefix.value));
+            open.push((prefix.last, prefix.value));
+        }
+        ranges.close(&mut open, &after, |_| true);
+        Self { starts: ranges.starts.into_boxed_slice(), values: ranges.values.into_boxed_slice() }
+    }
+
+    #[inline]
+    fn lookup(&self, address: A) -> Option<V> {
+        let behind = self.starts.partition_point(|start| *start <= address);
+        self.values.get(behind.wrapping_sub(1)).copied().flatten()
+    }
+}
+
+/// The ranges while they are made.
+struct Flat<A, V> {
+    starts: Vec<A>,
+    values: Vec<Option<V>>,
+}
+
+impl<A: Copy + Ord, V: Copy> Flat<A, V> {
+    /// Ends the innermost open prefixes as long as `done`, going back to the value of the one around each.
+    fn close(&mut self, open: &mut Vec<(A, V)>, after: &impl Fn(A) -> Option<A>, done: impl Fn(A) -> bool) {
+        while let Some((last, _)) = open.pop_if(|(last, _)| done(*last)) {
+            if let Some(next) = after(last) {
+                self.push(next, open.last().map(|(_, value)| *value));
+            }
+        }
+    }
+
+    /// Begins a range; where one begins at the same address already, that one was empty and is replaced.
+    fn push(&mut self, start: A, value: Option<V>) {
+        if self.starts.last() == Some(&start) {
+            if let Some(last) = self.values.last_mut() {
+                *last = value;
+            }
+        } else {
+            self.starts.push(start);
+            self.values.push(value);
+        }
     }
 }
 

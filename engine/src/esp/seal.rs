@@ -1,101 +1,152 @@
-//! Seal: an inner packet becomes a frame (RFC 4303 section 3.3), out of place, so that no payload is copied.
+//! Outbound: an inner packet becomes an ESP frame under the next sequence number.
+//!
+//! The IV is the SA's 64-bit sequence number. A number is spent *before* the cipher runs, and nothing gives one back:
+//! whatever fails afterwards, no (key, IV) is ever used twice (NIST SP 800-38D section 8).
 
-use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce};
+use core::fmt;
+
 use penstock_uapi::request::{Key, Limits};
 
-use super::packet::{ALIGNMENT, HEADER_BYTES, ICV_BYTES, TRAILER_BYTES, frame_bytes};
-use super::{Associated, cipher, nonce};
+use super::cipher::Cipher;
+use super::packet::{HEADER_BYTES, frame_bytes};
 use crate::sa::lifetime::Lifetime;
 
-/// Why a packet was not sealed. Nothing was written that could be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why a packet was not sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
-    /// The key reached a hard limit.
+    /// The key reached a hard limit, or its cipher failed: it seals nothing any more.
+    #[error("the key reached its hard limit")]
     Exhausted,
-    /// The frame does not fit.
+    /// The output is shorter than [`frame_bytes`] asks. No sequence number was spent.
+    #[error("the output buffer is too short for the frame")]
     NoRoom,
 }
 
-/// The sending half of an SA: its key and the counter that makes each nonce.
-///
-/// It cannot be cloned, and its counter moves before each use, so that no (key, nonce) pair is used twice.
+/// An outbound SA's key with its sequence counter. There is one in the world for each key: it cannot be cloned.
 pub struct Sealer {
-    key: LessSafeKey,
-    salt: [u8; 4],
+    cipher: Cipher,
     spi: [u8; 4],
-    esn: bool,
+    /// The number of the newest packet; RFC 4303 section 2.2: the first one is 1.
     pub(super) sequence: u64,
     lifetime: Lifetime,
 }
 
-impl core::fmt::Debug for Sealer {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Sealer").field("spi", &u32::from_be_bytes(self.spi)).field("sequence", &self.sequence).finish_non_exhaustive()
-    }
-}
-
 impl Sealer {
-    /// `None` if the suite is unknown.
+    /// A sealer that starts with sequence number 1; `None` for a suite that we do not know.
     #[must_use]
     pub fn new(spi: u32, key: &Key, limits: &Limits) -> Option<Self> {
-        let esn = key.esn == 1;
-        let (cipher, salt) = cipher(key)?;
-        Some(Self { key: cipher, salt, spi: spi.to_be_bytes(), esn, sequence: 0, lifetime: Lifetime::new(limits, esn) })
+        let cipher = Cipher::new(key)?;
+        let lifetime = Lifetime::new(limits, cipher.esn());
+        Some(Self { cipher, spi: spi.to_be_bytes(), sequence: 0, lifetime })
     }
 
-    /// Seals `inner`, a whole IP packet, into the front of `out`; returns the frame's bytes.
+    /// Seals one whole IP packet from `inner` to the front of `out`, and returns the frame's bytes.
     ///
     /// # Errors
-    /// If the key is used up or `out` too small.
+    /// [`SealError::NoRoom`] if `out` is shorter than the frame, [`SealError::Exhausted`] from a hard limit on.
+    #[inline]
     pub fn seal(&mut self, inner: &[u8], next_header: u8, out: &mut [u8]) -> Result<usize, SealError> {
-        let total = frame_bytes(inner.len());
-        let frame = out.get_mut(..total).ok_or(SealError::NoRoom)?;
-        if !self.lifetime.allows(inner.len()) {
-            return Err(SealError::Exhausted);
+        let bytes = frame_bytes(inner.len());
+        let frame = out.get_mut(..bytes).ok_or(SealError::NoRoom)?;
+        let (header, rest) = frame.split_first_chunk_mut::<HEADER_BYTES>().ok_or(SealError::NoRoom)?;
+        let (body, trailer_and_icv) = rest.split_at_mut_checked(inner.len()).ok_or(SealError::NoRoom)?;
+
+        let sequence = self.spend(bytes)?;
+        let iv = sequence.to_be_bytes();
+        let [_, _, _, _, s0, s1, s2, s3] = iv;
+        let [p0, p1, p2, p3] = self.spi;
+        let [i0, i1, i2, i3, i4, i5, i6, i7] = iv;
+        *header = [p0, p1, p2, p3, s0, s1, s2, s3, i0, i1, i2, i3, i4, i5, i6, i7];
+
+        let trailer = Trailer::new(inner.len(), next_header);
+        match self.cipher.seal(self.spi, sequence, iv, (inner, trailer.as_ref()), (body, trailer_and_icv)) {
+            Ok(()) => Ok(bytes),
+            // It cannot happen while lengths are right; if it does, the key is not trusted any further.
+            Err(_) => {
+                self.lifetime.burn();
+                Err(SealError::Exhausted)
+            }
         }
-        // The lifetime bounds the counter, so it cannot wrap (RFC 4303 section 3.3.3). It moves before the key is used.
-        self.sequence += 1;
-        self.lifetime.charge(inner.len());
-        let iv = self.sequence.to_be_bytes();
-        let (header, rest) = frame.split_at_mut(HEADER_BYTES);
-        header[..4].copy_from_slice(&self.spi);
-        header[4..8].copy_from_slice(&iv[4..]);
-        header[8..].copy_from_slice(&iv);
-        let (ciphertext, trailer_and_icv) = rest.split_at_mut(inner.len());
-        // Padding 1, 2, 3 …, pad length, next header (RFC 4303 section 2.4).
-        let padding = (inner.len() + TRAILER_BYTES).next_multiple_of(ALIGNMENT) - inner.len() - TRAILER_BYTES;
-        let mut trailer = [1, 2, 3, 0, 0];
-        trailer[padding] = padding as u8;
-        trailer[padding + 1] = next_header;
-        let trailer = &trailer[..padding + TRAILER_BYTES];
-        debug_assert_eq!(trailer_and_icv.len(), trailer.len() + ICV_BYTES);
-        let aad = Aad::from(Associated::new(self.spi, self.sequence, self.esn));
-        let nonce = Nonce::assume_unique_for_key(nonce(self.salt, iv));
-        self.key.seal_out_of_place_scatter(nonce, aad, inner, ciphertext, trailer, trailer_and_icv).map_err(|_| SealError::NoRoom)?;
-        Ok(total)
     }
 
-    /// The sequence number used last; 0 before the first packet.
+    /// Takes the next sequence number, if the key's limits allow a frame of this size.
+    #[inline]
+    fn spend(&mut self, frame_bytes: usize) -> Result<u64, SealError> {
+        // RFC 4303 section 3.3.3: the number must not cycle, with or without ESN.
+        let next = self.sequence.checked_add(1).ok_or(SealError::Exhausted)?;
+        if !self.lifetime.spend(frame_bytes) {
+            return Err(SealError::Exhausted);
+        }
+        self.sequence = next;
+        Ok(next)
+    }
+
+    /// The SPI that the peer chose.
+    #[must_use]
+    pub fn spi(&self) -> u32 {
+        u32::from_be_bytes(self.spi)
+    }
+
+    /// The sequence number of the newest packet, 0 before the first.
     #[must_use]
     pub fn sequence(&self) -> u64 {
         self.sequence
     }
 
-    /// Whether a new key is wanted.
+    /// Whether a soft limit is reached: a new key is wanted.
     #[must_use]
     pub fn soft(&self) -> bool {
-        self.lifetime.is_soft()
+        self.lifetime.soft()
     }
 
-    /// Whether the key is used up.
+    /// Whether a hard limit is reached: nothing is sealed any more.
     #[must_use]
     pub fn exhausted(&self) -> bool {
-        self.lifetime.is_hard()
+        self.lifetime.exhausted()
     }
 
-    /// Milliseconds after its installation at which the key ends.
+    /// Milliseconds after its installation at which the caller must stop using the key.
     #[must_use]
     pub fn hard_ms(&self) -> u64 {
         self.lifetime.hard_ms()
+    }
+
+    /// What the key has carried, and its limits.
+    #[must_use]
+    pub fn lifetime(&self) -> &Lifetime {
+        &self.lifetime
+    }
+}
+
+impl fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sealer").field("spi", &self.spi()).field("sequence", &self.sequence).finish_non_exhaustive()
+    }
+}
+
+/// Padding, pad length and next header.
+struct Trailer {
+    bytes: [u8; 5],
+    length: usize,
+}
+
+impl Trailer {
+    // RFC 4303 section 2.4: padding bytes are 1, 2, 3, …, and the trailer ends on a 4-byte boundary.
+    #[inline]
+    fn new(inner: usize, next_header: u8) -> Self {
+        let (bytes, length) = match inner & 3 {
+            0 => ([1, 2, 2, next_header, 0], 4),
+            1 => ([1, 1, next_header, 0, 0], 3),
+            2 => ([0, next_header, 0, 0, 0], 2),
+            _ => ([1, 2, 3, 3, next_header], 5),
+        };
+        Self { bytes, length }
+    }
+}
+
+impl AsRef<[u8]> for Trailer {
+    #[inline]
+    fn as_ref(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or(&self.bytes)
     }
 }

@@ -1,23 +1,32 @@
-//! How long a key may be used: packets, cipher blocks, failed authentications. A soft limit asks for a new key, a hard one
-//! ends the use of this one, whatever control does.
+//! When a key is used up: soft limits ask for a new one, hard limits stop it.
+//!
+//! The bounds are those of AES-GCM and of the sequence number; a configuration may lower them and never raise them.
+//! Time is not counted here: the caller has the clock and compares with [`Lifetime::hard_ms`].
 
 use penstock_uapi::request::Limits;
 
-/// Blocks after which a new key is wanted (half of the hard limit).
-const SOFT_BLOCKS: u64 = 1 << 35;
-/// Blocks of AES-GCM under one key for an advantage of at most 2^-57 (draft-irtf-cfrg-aead-limits: q + s <= 2^36 - 1).
-const HARD_BLOCKS: u64 = (1 << 36) - 1;
-/// Packets without ESN: the sequence number must not wrap (RFC 4303 section 3.3.3).
-const HARD_PACKETS_NO_ESN: u64 = (1 << 32) - 1;
-/// Half of those.
-const SOFT_PACKETS_NO_ESN: u64 = 1 << 31;
-/// Failed authentications under one key (the same bound, for forgeries).
-const FAILURES: u64 = 1 << 36;
-/// Milliseconds of life: an hour and the ten minutes that a renewal may take.
-const HARD_MS: u64 = 70 * 60 * 1000;
+use crate::esp::packet::{HEADER_BYTES, ICV_BYTES};
 
-/// One key's use so far and its bounds.
-#[derive(Debug)]
+/// Cipher blocks of 16 bytes under one key, the block of additional data counted in. Below 2^36 the
+/// advantage of an attacker stays below 2^-57 (draft-irtf-cfrg-aead-limits).
+pub const HARD_BLOCKS: u64 = (1 << 36) - 1;
+/// Half of the blocks leaves time for a new key.
+pub const SOFT_BLOCKS: u64 = 1 << 35;
+/// Without extended numbers the last one is 2^32 - 1 (RFC 4303 section 3.3.3).
+pub const HARD_PACKETS: u64 = (1 << 32) - 1;
+/// Half of the numbers there are without ESN.
+pub const SOFT_PACKETS: u64 = 1 << 31;
+/// Packets with ESN. [`HARD_BLOCKS`] come first: a packet has two blocks at least.
+pub const HARD_PACKETS_ESN: u64 = 1 << 36;
+/// Half of [`HARD_PACKETS_ESN`].
+pub const SOFT_PACKETS_ESN: u64 = 1 << 35;
+/// Failed authentications under one key (draft-irtf-cfrg-aead-limits, as in RFC 9001 section 6.6).
+pub const FAILURES: u64 = 1 << 36;
+/// 70 minutes: an hour, and ten minutes in which to make a new key.
+pub const HARD_MS: u64 = 70 * 60 * 1000;
+
+/// What a key has carried, and what it may.
+#[derive(Clone, Debug)]
 pub struct Lifetime {
     packets: u64,
     blocks: u64,
@@ -28,69 +37,122 @@ pub struct Lifetime {
     hard_blocks: u64,
     failures_max: u64,
     hard_ms: u64,
+    burnt: bool,
 }
 
 impl Lifetime {
-    /// Bounds as asked for, where they are lower than the standard's. Zero asks for nothing.
+    /// A fresh key with these limits. Zero, or more than the engine's own bound, means that bound; a soft limit that
+    /// is not given is at most half of its hard one.
     #[must_use]
     pub fn new(limits: &Limits, esn: bool) -> Self {
-        let lower = |asked: u64, own: u64| if asked == 0 { own } else { asked.min(own) };
-        let hard_packets = lower(limits.hard_packets.get(), if esn { u64::MAX - 1 } else { HARD_PACKETS_NO_ESN });
-        let soft_packets = lower(limits.soft_packets.get(), if esn { u64::MAX >> 1 } else { SOFT_PACKETS_NO_ESN });
+        let (own_hard, own_soft) = if esn { (HARD_PACKETS_ESN, SOFT_PACKETS_ESN) } else { (HARD_PACKETS, SOFT_PACKETS) };
+        let hard_packets = lowered(limits.hard_packets.get(), own_hard);
+        let hard_blocks = lowered(limits.hard_blocks.get(), HARD_BLOCKS);
         Self {
             packets: 0,
             blocks: 0,
             failures: 0,
-            soft_packets: soft_packets.min(hard_packets),
+            soft_packets: soft(limits.soft_packets.get(), own_soft, hard_packets),
             hard_packets,
-            soft_blocks: lower(limits.soft_blocks.get(), SOFT_BLOCKS),
-            hard_blocks: lower(limits.hard_blocks.get(), HARD_BLOCKS),
-            failures_max: lower(limits.failures.get(), FAILURES),
-            hard_ms: lower(limits.hard_ms.get(), HARD_MS),
+            soft_blocks: soft(limits.soft_blocks.get(), SOFT_BLOCKS, hard_blocks),
+            hard_blocks,
+            failures_max: lowered(limits.failures.get(), FAILURES),
+            hard_ms: lowered(limits.hard_ms.get(), HARD_MS),
+            burnt: false,
         }
     }
 
-    /// Whether another packet of `bytes` may be processed under this key.
+    /// Whether the key may be used for one more frame of this many bytes.
+    #[inline]
     #[must_use]
-    pub fn allows(&self, bytes: usize) -> bool {
+    pub fn allows(&self, frame_bytes: usize) -> bool {
         self.packets < self.hard_packets
-            && self.blocks.saturating_add(blocks(bytes)) <= self.hard_blocks
+            && blocks(frame_bytes) <= self.hard_blocks.saturating_sub(self.blocks)
             && self.failures < self.failures_max
+            && !self.burnt
     }
 
-    /// Counts a packet of `bytes`.
-    pub fn charge(&mut self, bytes: usize) {
-        self.packets = self.packets.saturating_add(1);
-        self.blocks = self.blocks.saturating_add(blocks(bytes));
+    /// Counts one frame of this many bytes, if the limits allow it. Once they do not, the key is used up for smaller
+    /// frames, too.
+    #[inline]
+    pub fn spend(&mut self, frame_bytes: usize) -> bool {
+        if !self.allows(frame_bytes) {
+            self.burnt = true;
+            return false;
+        }
+        self.packets += 1;
+        self.blocks += blocks(frame_bytes);
+        true
     }
 
-    /// Counts a packet that failed its authentication.
+    /// Counts a failed authentication.
+    #[inline]
     pub fn fail(&mut self) {
         self.failures = self.failures.saturating_add(1);
     }
 
+    /// Ends the key at once.
+    pub fn burn(&mut self) {
+        self.burnt = true;
+    }
+
     /// Whether a new key is wanted.
+    #[inline]
     #[must_use]
-    pub fn is_soft(&self) -> bool {
-        self.packets >= self.soft_packets || self.blocks >= self.soft_blocks || self.failures >= self.failures_max / 2 + 1
+    pub fn soft(&self) -> bool {
+        self.packets >= self.soft_packets || self.blocks >= self.soft_blocks || self.failures >= self.failures_max.div_ceil(2) || self.burnt
     }
 
     /// Whether the key is used up.
+    #[inline]
     #[must_use]
-    pub fn is_hard(&self) -> bool {
-        !self.allows(0)
+    pub fn exhausted(&self) -> bool {
+        self.packets >= self.hard_packets || self.blocks >= self.hard_blocks || self.failures >= self.failures_max || self.burnt
     }
 
-    /// Milliseconds after its installation at which the key ends.
+    /// Frames carried.
+    #[must_use]
+    pub fn packets(&self) -> u64 {
+        self.packets
+    }
+
+    /// Cipher blocks used, additional data counted in.
+    #[must_use]
+    pub fn blocks(&self) -> u64 {
+        self.blocks
+    }
+
+    /// Authentications failed.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.failures
+    }
+
+    /// Packets after which a new key is wanted.
+    #[must_use]
+    pub fn soft_packets(&self) -> u64 {
+        self.soft_packets
+    }
+
+    /// Milliseconds after its installation at which the caller must stop using the key.
     #[must_use]
     pub fn hard_ms(&self) -> u64 {
         self.hard_ms
     }
 }
 
-/// Blocks that GCM spends on a message: its 16-byte blocks, and one for the tag.
-fn blocks(bytes: usize) -> u64 {
-    bytes.div_ceil(16) as u64 + 1
+fn lowered(asked: u64, own: u64) -> u64 {
+    if asked == 0 { own } else { asked.min(own) }
+}
+
+fn soft(asked: u64, own: u64, hard: u64) -> u64 {
+    if asked == 0 { own.min(hard.div_ceil(2)) } else { asked.min(own).min(hard) }
+}
+
+/// The blocks of one frame: its ciphertext, and one for the additional data.
+#[inline]
+fn blocks(frame_bytes: usize) -> u64 {
+    (frame_bytes.saturating_sub(HEADER_BYTES + ICV_BYTES) as u64).div_ceil(16) + 1
 }
 
 #[cfg(test)]
@@ -98,58 +160,90 @@ mod tests {
     use penstock_uapi::request::Limits;
     use zerocopy::little_endian::U64;
 
-    use super::Lifetime;
+    use super::{HARD_BLOCKS, HARD_PACKETS, Lifetime};
+    use crate::esp::packet::frame_bytes;
 
-    fn used(mut life: Lifetime, bytes: usize) -> (u64, u64) {
-        let (mut soft, mut packets) = (0, 0);
-        while life.allows(bytes) {
-            life.charge(bytes);
-            packets += 1;
-            if soft == 0 && life.is_soft() {
-                soft = packets;
+    /// At which packet of `inner` bytes the soft limit was reached, and how many there were in all.
+    fn used(mut life: Lifetime, inner: usize) -> (u64, u64) {
+        let mut soft = 0;
+        while life.spend(frame_bytes(inner)) {
+            if soft == 0 && life.soft() {
+                soft = life.packets();
             }
         }
-        assert!(life.is_hard() || bytes > 0);
-        (soft, packets)
+        assert!(life.exhausted() && life.soft());
+        assert!(!life.spend(frame_bytes(0)), "what is used up is so for smaller packets, too");
+        (soft, life.packets())
     }
 
     #[test]
     fn packet_limits_hold_to_the_packet() {
         let limits = Limits { soft_packets: U64::new(10), hard_packets: U64::new(25), ..Limits::default() };
         assert_eq!(used(Lifetime::new(&limits, true), 1400), (10, 25));
+        let limits = Limits { hard_packets: U64::new(25), ..Limits::default() };
+        assert_eq!(used(Lifetime::new(&limits, false), 0), (13, 25));
+        let limits = Limits { hard_packets: U64::new(1), ..Limits::default() };
+        assert_eq!(used(Lifetime::new(&limits, false), 0), (1, 1));
     }
 
     #[test]
     fn block_limits_hold_to_the_packet() {
-        // 1,400 bytes are 88 blocks, and one for the tag.
-        let limits = Limits { soft_blocks: U64::new(890), hard_blocks: U64::new(1779), ..Limits::default() };
+        // 1,400 bytes and their trailer are 88 blocks; the additional data is one more.
+        let limits = Limits { soft_blocks: U64::new(890), hard_blocks: U64::new(20 * 89 - 1), ..Limits::default() };
         assert_eq!(used(Lifetime::new(&limits, true), 1400), (10, 19));
+        let limits = Limits { soft_blocks: U64::new(891), hard_blocks: U64::new(20 * 89), ..Limits::default() };
+        assert_eq!(used(Lifetime::new(&limits, true), 1400), (11, 20));
+        let limits = Limits { hard_blocks: U64::new(558), ..Limits::default() };
+        assert_eq!(used(Lifetime::new(&limits, true), 8900), (1, 1));
     }
 
     #[test]
     fn limits_can_be_lowered_and_not_raised() {
-        let limits =
-            Limits { hard_packets: U64::new(u64::MAX), hard_blocks: U64::new(u64::MAX), hard_ms: U64::new(u64::MAX), ..Limits::default() };
-        let mut life = Lifetime::new(&limits, false);
-        assert_eq!(life.hard_ms(), 4_200_000);
-        life.packets = (1 << 32) - 2;
-        assert!(life.allows(64) && life.is_soft());
-        life.charge(64);
-        assert!(!life.allows(64) && life.is_hard());
-        let mut life = Lifetime::new(&limits, true);
-        life.blocks = (1 << 36) - 3;
-        assert!(life.allows(16) && !life.allows(32));
+        let most = U64::new(u64::MAX);
+        let wild = Limits { soft_packets: most, hard_packets: most, soft_blocks: most, hard_blocks: most, hard_ms: most, failures: most };
+        for limits in [wild, Limits::default()] {
+            let mut life = Lifetime::new(&limits, false);
+            assert_eq!(life.hard_ms(), 70 * 60 * 1000);
+            life.packets = (1 << 31) - 1;
+            assert!(!life.soft() && life.spend(64) && life.soft());
+            life.packets = HARD_PACKETS - 1;
+            assert!(!life.exhausted() && life.spend(64) && life.exhausted() && !life.spend(64));
+            assert_eq!(life.packets(), u64::from(u32::MAX));
+
+            let mut life = Lifetime::new(&limits, true);
+            life.blocks = (1 << 35) - 2;
+            assert!(!life.soft() && life.spend(frame_bytes(14)) && life.soft());
+            // Two blocks are left: one for 14 bytes and their trailer, one for the additional data.
+            life.blocks = HARD_BLOCKS - 2;
+            assert!(!life.allows(frame_bytes(15)) && life.spend(frame_bytes(14)) && life.exhausted());
+            assert!(life.blocks() < 1 << 36);
+
+            let mut life = Lifetime::new(&limits, true);
+            life.failures = (1 << 36) - 1;
+            assert!(life.allows(64));
+            life.fail();
+            assert!(!life.allows(64) && life.exhausted());
+        }
+        let lower = Limits { hard_ms: U64::new(5000), ..Limits::default() };
+        assert_eq!(Lifetime::new(&lower, true).hard_ms(), 5000);
     }
 
     #[test]
     fn failures_end_a_key() {
         let limits = Limits { failures: U64::new(1000), ..Limits::default() };
         let mut life = Lifetime::new(&limits, true);
-        for _ in 0..999 {
+        for failures in 0..1000 {
+            assert!(life.allows(64) && !life.exhausted());
+            assert_eq!(life.soft(), failures >= 500);
             life.fail();
         }
-        assert!(life.allows(64) && life.is_soft());
-        life.fail();
-        assert!(!life.allows(64));
+        assert!(!life.allows(64) && life.exhausted());
+    }
+
+    #[test]
+    fn a_burnt_key_is_used_up() {
+        let mut life = Lifetime::new(&Limits::default(), true);
+        life.burn();
+        assert!(life.soft() && life.exhausted() && !life.allows(64));
     }
 }
