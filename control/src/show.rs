@@ -15,6 +15,8 @@ pub mod units;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::state as example;
 
 /// How to render.
 #[derive(Clone, Copy, Debug, Default)]
