@@ -243,3 +243,26 @@ fn a_missing_file_has_no_line_number() {
     assert!(place.complaints().iter().any(|line| line.starts_with("peers.d: cannot be listed (Not a directory)")));
     assert!(place.complaints().len() == 1);
 }
+
+#[test]
+fn the_documentation_names_every_key_and_its_examples_are_good() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+    let text = fs::read_to_string(path).expect("docs/configuration.md");
+    for (key, _) in super::local::SITE_KEYS.iter().chain(super::local::INTERFACE_KEYS).chain(super::peer::KEYS) {
+        assert!(text.contains(&format!("\n| `{key}` | ")), "{key} has no row");
+    }
+    let blocks: Vec<&str> = text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(blocks.len(), 2);
+    for (block, warnings) in blocks.iter().zip([0, 1]) {
+        let place = Place::new(&format!("docs-{warnings}"));
+        place.write("penstock.toml", block.as_bytes(), 0o644);
+        let config = Config::load(&place.main()).expect(block);
+        assert_eq!(config.warnings.len(), warnings, "{:?}", config.warnings);
+    }
+    let everything = blocks.last().expect("two blocks");
+    for (key, _) in
+        super::local::SITE_KEYS.iter().chain(super::local::INTERFACE_KEYS).chain(super::peer::KEYS).filter(|(key, _)| *key != "cores")
+    {
+        assert!(everything.contains(&format!("\n{key} = ")), "{key} is not in the full example");
+    }
+}
