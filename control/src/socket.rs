@@ -55,6 +55,9 @@ pub enum SocketError {
     /// The port is taken.
     #[error("UDP port {0} is in use by another program")]
     InUse(SocketAddr),
+    /// A right is missing.
+    #[error("marking UDP sockets is not permitted")]
+    NotPermitted,
     /// The address is not one of this machine.
     #[error("{0} is not an address of this machine")]
     NotHere(SocketAddr),
@@ -142,7 +145,10 @@ fn reuse_port(socket: &Socket, address: SocketAddr) -> Result<(), SocketError> {
 fn bound(plan: &Plan, address: SocketAddr, share: bool) -> Result<Socket, SocketError> {
     let other = |what| move |error| SocketError::Other { what, address, error };
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP)).map_err(other("open"))?;
-    for_control(plan, &socket, address.is_ipv6()).map_err(other("set up"))?;
+    for_control(plan, &socket, address.is_ipv6()).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => SocketError::NotPermitted,
+        _ => other("set up")(error),
+    })?;
     if share {
         reuse_port(&socket, address)?;
     }

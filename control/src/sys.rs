@@ -250,11 +250,25 @@ struct CapabilityHeader {
     pid: c_int,
 }
 
-/// Keeps only these capabilities (`keep` is a mask of bits below 32), and takes none back by any exec.
-pub(crate) fn keep_capabilities(keep: u32) -> io::Result<()> {
+/// The capabilities below 32 that this process may use.
+fn permitted_capabilities() -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapPrm:")).and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    (mask.unwrap_or_default() & u64::from(u32::MAX)) as u32
+}
+
+/// CAP_NET_ADMIN: TUN, marks, buffers, routes.
+const NET_ADMIN: u32 = 1 << 12;
+/// CAP_NET_BIND_SERVICE: a port below 1024.
+const NET_BIND_SERVICE: u32 = 1 << 10;
+
+/// Keeps what control needs of the capabilities it has, for good: no exec gives any back.
+pub(crate) fn drop_capabilities() -> io::Result<()> {
     const VERSION_3: u32 = 0x2008_0522;
+    let keep = permitted_capabilities() & (NET_ADMIN | NET_BIND_SERVICE);
     for capability in (0..=40).filter(|bit| *bit > 31 || keep & (1 << bit) == 0) {
-        // SAFETY: this prctl takes numbers only. A capability that the kernel does not know is no loss.
+        // SAFETY: this prctl takes numbers only. It fails for what the kernel does not know, and without CAP_SETPCAP,
+        // where the process has nothing to give up.
         unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
     }
     // SAFETY: this prctl takes numbers only.

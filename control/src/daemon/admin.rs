@@ -1,0 +1,88 @@
+//! `control.sock`: one JSON object a line, answered by the daemon's loop.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::admin::{MISUSE, NO, REQUEST_BYTES_MAX, Request, Response};
+
+/// The most connections served at once; more wait in the backlog.
+const CLIENTS_MAX: usize = 16;
+
+/// How long a client may take for its next line, and the daemon for its answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A request and where its answer goes.
+pub(super) type Asked = (Request, oneshot::Sender<Response>);
+
+/// Listens on `path`, for root alone. A socket that an earlier daemon left is replaced.
+pub(super) fn serve(path: &Path, asked: mpsc::Sender<Asked>) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => (),
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    tokio::task::spawn_local(async move {
+        let places = std::rc::Rc::new(Semaphore::new(CLIENTS_MAX));
+        loop {
+            let Ok(()) = places.acquire().await.map(|permit| permit.forget()) else { return };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let (asked, places) = (asked.clone(), places.clone());
+                    tokio::task::spawn_local(async move {
+                        // A client that goes away in the middle is its own affair.
+                        let _ = converse(stream, asked).await;
+                        places.add_permits(1);
+                    });
+                }
+                Err(_) => {
+                    places.add_permits(1);
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+async fn converse(stream: UnixStream, asked: mpsc::Sender<Asked>) -> io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let mut line = Vec::new();
+        let mut limited = (&mut stream).take(REQUEST_BYTES_MAX as u64 + 1);
+        let read = tokio::time::timeout(PATIENCE, limited.read_until(b'\n', &mut line)).await??;
+        if read == 0 {
+            return Ok(());
+        }
+        let complete = line.ends_with(b"\n");
+        let response = match std::str::from_utf8(&line) {
+            Ok(text) => answer(text.trim_end(), &asked).await,
+            Err(_) => Response::refused(0, MISUSE, "a request is UTF-8"),
+        };
+        tokio::time::timeout(PATIENCE, stream.get_mut().write_all(response.to_line().as_bytes())).await??;
+        if !complete {
+            return Ok(());
+        }
+    }
+}
+
+async fn answer(line: &str, asked: &mpsc::Sender<Asked>) -> Response {
+    let request = match Request::parse(line) {
+        Ok(request) => request,
+        Err(refusal) => return refusal,
+    };
+    let id = request.id;
+    let (sender, receiver) = oneshot::channel();
+    let exchange = async {
+        asked.send((request, sender)).await.ok()?;
+        receiver.await.ok()
+    };
+    let answered = tokio::time::timeout(PATIENCE, exchange).await.ok().flatten();
+    answered.unwrap_or_else(|| Response::refused(id, NO, "the daemon is ending or does not answer in time"))
+}

@@ -1,0 +1,159 @@
+//! The steps of a two-phase install, each a task of its own, so that a slow engine holds up nothing else. The types
+//! of [`penstock_uapi::install`] keep the order: what a step needs is what the step before it returned.
+
+use std::rc::Rc;
+
+use penstock_ike::{ChildId, ChildKeys, Selectors, Suite};
+use penstock_uapi::install::{Expected, Inbound, Outbound, Pair};
+use penstock_uapi::request::{Key, Limits, Retire, suite};
+use penstock_uapi::{Spi, install};
+use tokio::sync::{Mutex, mpsc};
+use zerocopy::little_endian::U32;
+
+use super::site;
+use crate::engine::{Client, EngineError, PolicyOrder};
+use crate::log;
+
+/// What a finished step gives to the next one.
+#[derive(Debug)]
+pub(super) enum Token {
+    Expected(Expected),
+    Inbound(Inbound),
+    Pair(Pair),
+}
+
+/// A step came to its end.
+#[derive(Debug)]
+pub(super) struct Finished {
+    /// Which engine life it was for; results of an earlier one say nothing.
+    pub(super) epoch: u64,
+    pub(super) child: ChildId,
+    pub(super) result: Result<Token, String>,
+}
+
+/// The policy table of one engine life, changed by one task at a time.
+#[derive(Debug)]
+pub(super) struct Policies {
+    table: Mutex<Table>,
+}
+
+#[derive(Debug)]
+struct Table {
+    generation: u64,
+    orders: Vec<PolicyOrder>,
+}
+
+impl Policies {
+    /// A table to be set with a generation above `generation`.
+    pub(super) fn new(generation: u64, orders: Vec<PolicyOrder>) -> Self {
+        Self { table: Mutex::new(Table { generation, orders }) }
+    }
+
+    /// Puts the table in force as it is.
+    pub(super) async fn commit(&self, client: &Client) -> Result<(), EngineError> {
+        self.table.lock().await.commit(client).await
+    }
+
+    /// Gives one policy the pairs that were agreed, if they are not those it has.
+    async fn agree(&self, client: &Client, policy: u32, selectors: &Selectors) -> Result<(), EngineError> {
+        let pairs = site::pairs(selectors);
+        let mut table = self.table.lock().await;
+        let Some(order) = table.orders.iter_mut().find(|order| order.policy == policy) else { return Ok(()) };
+        if order.pairs == pairs {
+            return Ok(());
+        }
+        order.pairs = pairs;
+        table.commit(client).await
+    }
+}
+
+impl Table {
+    async fn commit(&mut self, client: &Client) -> Result<(), EngineError> {
+        self.generation += 1;
+        client.set_policies(self.generation, &self.orders).await
+    }
+}
+
+/// Starts steps towards one engine life.
+#[derive(Clone, Debug)]
+pub(super) struct Installer {
+    pub(super) client: Client,
+    pub(super) policies: Rc<Policies>,
+    pub(super) epoch: u64,
+    pub(super) finished: mpsc::Sender<Finished>,
+}
+
+impl Installer {
+    fn spawn(&self, child: ChildId, step: impl Future<Output = Result<Token, EngineError>> + 'static) {
+        let (finished, epoch) = (self.finished.clone(), self.epoch);
+        tokio::task::spawn_local(async move {
+            let result = step.await.map_err(|error| error.to_string());
+            // The daemon is ending if nobody listens.
+            let _ = finished.send(Finished { epoch, child, result }).await;
+        });
+    }
+
+    pub(super) fn expect(&self, child: ChildId, policy: u32, spi: Spi) {
+        let client = self.client.clone();
+        self.spawn(child, async move { Expected::announce(&client, spi, policy).await.map(Token::Expected) });
+    }
+
+    pub(super) fn inbound(&self, child: ChildId, earlier: Option<Token>, inbound: NewInbound) {
+        let this = self.clone();
+        self.spawn(child, async move {
+            let NewInbound { policy, spi, key, window, selectors } = inbound;
+            this.policies.agree(&this.client, policy, &selectors).await?;
+            let limits = Limits::default();
+            let installed = match earlier {
+                Some(Token::Expected(expected)) => expected.install(&this.client, key, window, limits).await,
+                _ => Inbound::install(&this.client, spi, policy, key, window, limits).await,
+            };
+            installed.map(Token::Inbound)
+        });
+    }
+
+    /// Activates the outbound half; an order without its inbound half is a fault of the caller's and fails.
+    pub(super) fn outbound(&self, child: ChildId, earlier: Option<Token>, outbound: Outbound) {
+        let client = self.client.clone();
+        self.spawn(child, async move {
+            match earlier {
+                Some(Token::Inbound(inbound)) => inbound.activate(&client, outbound).await.map(Token::Pair),
+                _ => Err(EngineError::Nonsense("an outbound SA without its inbound one".into())),
+            }
+        });
+    }
+
+    /// Retires a pair, or by its SPI what has not become one; what the engine does not know is gone already.
+    pub(super) fn retire(&self, earlier: Option<Token>, spi: u32, drain_ms: u32) {
+        let client = self.client.clone();
+        tokio::task::spawn_local(async move {
+            let retired = match earlier {
+                Some(Token::Pair(pair)) => pair.retire(&client, drain_ms).await,
+                _ => install::Engine::ask(&client, &Retire { spi: U32::new(spi), drain_ms: U32::new(drain_ms) }).await,
+            };
+            match retired {
+                Ok(()) | Err(EngineError::Lost | EngineError::Refused { status: penstock_uapi::Status::Unknown, .. }) => (),
+                Err(error) => log::warning("sa-not-retired", &[("spi", &format_args!("{spi:08x}")), ("reason", &error)]),
+            }
+        });
+    }
+}
+
+/// An inbound SA to be installed.
+#[derive(Debug)]
+pub(super) struct NewInbound {
+    pub(super) policy: u32,
+    pub(super) spi: Spi,
+    pub(super) key: Key,
+    pub(super) window: u32,
+    pub(super) selectors: Selectors,
+}
+
+/// The key in the engine's layout; both wipe themselves.
+pub(super) fn key(keys: &ChildKeys) -> Key {
+    let suite = match keys.suite {
+        Suite::Aes128Gcm16 => suite::AES_128_GCM_16,
+        Suite::Aes256Gcm16 => suite::AES_256_GCM_16,
+    };
+    Key { key: keys.key, salt: keys.salt, suite, esn: keys.esn.into(), reserved: [0; 2] }
+}

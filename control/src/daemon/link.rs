@@ -1,0 +1,55 @@
+//! Control's end of the link to the launcher.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use tokio::net::UnixStream;
+
+use crate::launcher::{END, ENGINE_ENDED, START_ENGINE};
+
+/// What the launcher says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    /// End cleanly.
+    End,
+    /// The engine that was ordered has ended.
+    EngineEnded,
+    /// The launcher is gone: leave at once, so that the next start can adopt the engine.
+    Gone,
+}
+
+/// The link.
+#[derive(Debug)]
+pub(super) struct Link {
+    stream: UnixStream,
+}
+
+impl Link {
+    pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
+        let stream = std::os::unix::net::UnixStream::from(fd);
+        stream.set_nonblocking(true)?;
+        Ok(Self { stream: UnixStream::from_std(stream)? })
+    }
+
+    /// Orders an engine.
+    pub(super) fn start_engine(&self) -> io::Result<()> {
+        self.stream.try_write(&[START_ENGINE]).map(drop)
+    }
+
+    /// Waits for the next word. May be dropped and called again without losing one.
+    pub(super) async fn word(&self) -> Word {
+        loop {
+            let mut byte = [0];
+            if self.stream.readable().await.is_err() {
+                return Word::Gone;
+            }
+            match self.stream.try_read(&mut byte) {
+                Ok(1) if byte == [END] => return Word::End,
+                Ok(1) if byte == [ENGINE_ENDED] => return Word::EngineEnded,
+                Ok(1) => (),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
+                _ => return Word::Gone,
+            }
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! What `show` answers, put together from the state machine, the engine and the configuration.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use penstock_ike::{PeerId, PeerSnapshot, PeerState};
+use penstock_uapi::reply::{SaState, phase};
+
+use super::work::Status;
+use crate::admin::{self, State};
+use crate::config::{Config, Peer};
+use crate::engine;
+
+/// What the daemon knows without asking the engine.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) snapshots: Vec<PeerSnapshot>,
+    pub(super) ids: Vec<PeerId>,
+    pub(super) statuses: HashMap<PeerId, Status>,
+    pub(super) endpoints: HashMap<PeerId, std::net::SocketAddr>,
+    pub(super) engine: admin::Engine,
+    pub(super) cpus: Vec<u16>,
+    pub(super) mtu: u16,
+    pub(super) age: Duration,
+    pub(super) config_path: String,
+}
+
+/// The whole state. `engine` is what the engine answered, if it did.
+pub(super) fn state(config: &Config, known: Known, engine: Option<&engine::State>) -> State {
+    let site = admin::Site {
+        name: config.site.name.clone(),
+        port: config.site.port,
+        listen: config.site.listen.clone(),
+        pid: std::process::id(),
+        age_ms: millis(known.age),
+        config: known.config_path.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+    };
+    let interface = admin::Interface {
+        name: config.interface.name.clone(),
+        addresses: config.interface.address.iter().map(ToString::to_string).collect(),
+        mtu: known.mtu,
+    };
+    let cpu_of = |core: u16| known.cpus.get(usize::from(core)).copied().unwrap_or_default();
+    let cores = engine.map(|state| state.cores.iter().map(|core| admin::Core::new(core, cpu_of(core.core.get()))).collect());
+    let peers = config.peers.iter().zip(&known.ids).map(|(configured, id)| peer(configured, *id, &known, engine)).collect();
+    let mut state =
+        State { schema: admin::SCHEMA, site, engine: known.engine, interface, peers, cores: cores.unwrap_or_default(), ..State::default() };
+    state.sum_drops();
+    state
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn peer(configured: &Peer, id: PeerId, known: &Known, engine: Option<&engine::State>) -> admin::Peer {
+    let subnets = |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect();
+    let snapshot = known.snapshots.iter().find(|snapshot| snapshot.peer == id);
+    let status = known.statuses.get(&id);
+    let sas: Vec<&SaState> = engine.map(|state| state.sas.iter().filter(|sa| sa.policy.get() == id.0).collect()).unwrap_or_default();
+    let mut peer = admin::Peer {
+        name: configured.name.clone(),
+        endpoint: configured.endpoint.to_string(),
+        remote: known.endpoints.get(&id).copied(),
+        local_id: configured.local_id.to_string(),
+        remote_id: configured.remote_id.to_string(),
+        local_subnets: subnets(&configured.local_subnets),
+        subnets: subnets(&configured.subnets),
+        psk_weak: configured.psk_weak.clone(),
+        since_ms: status.map_or(0, |status| millis(status.since.elapsed())),
+        attempts: status.map_or(0, |status| status.attempts),
+        sas: sas.iter().map(|sa| admin::Sa::from(*sa)).collect(),
+        ..admin::Peer::default()
+    };
+    let carries = sas.iter().any(|sa| matches!(sa.phase, phase::ACTIVE | phase::WAITING));
+    peer.state = match snapshot.map(|snapshot| snapshot.state) {
+        _ if !known.engine.running => admin::PeerState::Connecting,
+        Some(PeerState::Closed) => admin::PeerState::Down,
+        Some(PeerState::Up) => admin::PeerState::Up,
+        // Adopted SAs carry packets while the new IKE SA is under way.
+        _ if carries => admin::PeerState::Up,
+        _ => admin::PeerState::Connecting,
+    };
+    if let Some(totals) = engine.and_then(|state| state.policies.iter().find(|policy| policy.policy.get() == id.0)) {
+        peer.set_traffic(totals);
+    }
+    if let Some(snapshot) = snapshot {
+        describe_ike(&mut peer, snapshot);
+    }
+    if peer.state != admin::PeerState::Up && peer.reason.is_none() {
+        peer.reason = status.and_then(|status| status.reason.clone());
+    }
+    if peer.state == admin::PeerState::Connecting && peer.remote.is_none() {
+        peer.reason = Some(format!("the name {} does not resolve", configured.endpoint.host));
+        peer.remedy = Some("check it with `getent hosts`, or write the address".into());
+    }
+    peer
+}
+
+fn describe_ike(peer: &mut admin::Peer, snapshot: &PeerSnapshot) {
+    if let Some(ike) = snapshot.ike.first() {
+        let spis = [format!("{:016x}", ike.local_spi), format!("{:016x}", ike.remote_spi)];
+        let [local, remote] = spis;
+        let (initiator_spi, responder_spi) = if ike.initiator { (local, remote) } else { (remote, local) };
+        peer.local = Some(ike.local);
+        peer.remote = Some(ike.remote);
+        peer.ike =
+            Some(admin::Ike { initiator_spi, responder_spi, initiated: ike.initiator, proposal: ike.suite.to_owned(), age_ms: ike.age_ms });
+    }
+    if peer.state == admin::PeerState::Up {
+        return;
+    }
+    peer.retry_in_ms = snapshot.retry_in_ms;
+    peer.reason = match snapshot.state {
+        PeerState::Closed => Some("closed by `penstock down`".into()),
+        _ => snapshot.last_error.clone(),
+    };
+    peer.remedy = match snapshot.state {
+        PeerState::Closed => Some(format!("penstock up {}", peer.name)),
+        _ => None,
+    };
+}

@@ -1,0 +1,200 @@
+//! What follows from the configuration: sockets, routes, policies, and the peers as the IKE state machine wants them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use ipnet::IpNet;
+use penstock_ike::{PeerConfig, PeerId, Selectors};
+use penstock_uapi::Prefix;
+use penstock_uapi::request::Pair;
+
+use super::Stop;
+use crate::config::{Config, Identity, Peer, Suite};
+use crate::netlink::{self, Route, mtu};
+use crate::socket;
+
+/// The path MTU where nothing better is known: Ethernet.
+const PATH_MTU: u32 = 1500;
+
+/// The smallest MTU worth having (RFC 791: every host takes 576 bytes).
+const MTU_MIN: u16 = 576;
+
+/// The CPUs of the workers, one each.
+pub(super) fn cpus(config: &Config) -> Vec<u16> {
+    if let Some(cpus) = &config.site.cpus {
+        return cpus.clone();
+    }
+    let allowed = allowed_cpus();
+    let count = config.site.cores.map_or(allowed.len(), usize::from).clamp(1, penstock_uapi::CORES_MAX);
+    allowed.iter().copied().cycle().take(count).collect()
+}
+
+/// The CPUs that this process may use, from `/proc/self/status`.
+fn allowed_cpus() -> Vec<u16> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or_default();
+    let cpus = parse_list(list.trim());
+    if cpus.is_empty() { vec![0] } else { cpus }
+}
+
+/// Reads the kernel's notation of a set, such as `0-3,8`.
+fn parse_list(list: &str) -> Vec<u16> {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse::<u16>().ok()?..=last.parse::<u16>().ok()?)
+    };
+    list.split(',').filter_map(range).flatten().collect()
+}
+
+/// Which addresses the sockets are bound to.
+pub(super) fn sockets(config: &Config, cores: usize, gro: bool) -> Result<socket::Plan, Stop> {
+    let site = &config.site;
+    let listen = &site.listen;
+    let v4: Vec<Ipv4Addr> = listen.iter().filter_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None }).collect();
+    let v6: Vec<Ipv6Addr> = listen.iter().filter_map(|ip| if let IpAddr::V6(ip) = ip { Some(*ip) } else { None }).collect();
+    if v4.len() > 1 || v6.len() > 1 {
+        let remedy = "leave it out to receive on all addresses, and choose each peer's by its local_address";
+        return Err(Stop::misuse(site.listen_place.finding("more than one address of a family", remedy)));
+    }
+    let all = listen.is_empty();
+    Ok(socket::Plan {
+        port: site.port,
+        v4: v4.first().copied().or(all.then_some(Ipv4Addr::UNSPECIFIED)),
+        v6: v6.first().copied().or(all.then_some(Ipv6Addr::UNSPECIFIED)),
+        mark: site.mark,
+        cores: u16::try_from(cores).unwrap_or(u16::MAX),
+        gro,
+    })
+}
+
+/// The inner MTU: as configured, or what the narrowest known path leaves. `paths` are the link MTUs towards the peers
+/// with a literal address; a peer with a name may turn out to be reached over IPv6.
+pub(super) fn mtu(config: &Config, paths: &[(IpAddr, Option<u32>)]) -> u16 {
+    if let Some(mtu) = config.interface.mtu {
+        return mtu;
+    }
+    let named = config.peers.len() > paths.len();
+    let known = paths.iter().map(|(ip, path)| mtu::inner(path.unwrap_or(PATH_MTU), ip.is_ipv6()));
+    let unknown = named.then(|| mtu::inner(PATH_MTU, true));
+    known.chain(unknown).min().unwrap_or_else(|| mtu::inner(PATH_MTU, false)).max(MTU_MIN)
+}
+
+/// The peers' endpoints that are addresses and need no name server.
+pub(super) fn literal_endpoints(config: &Config) -> Vec<IpAddr> {
+    config.peers.iter().filter_map(|peer| peer.endpoint.host.parse().ok()).collect()
+}
+
+/// The kernel's tables as they are to be. `here` are the addresses of this machine.
+pub(super) fn netlink(config: &Config, mtu: u16, here: &[IpNet]) -> netlink::Plan {
+    let mut routes: Vec<Route> = Vec::new();
+    for peer in &config.peers {
+        for subnet in &peer.subnets {
+            routes.push(Route { subnet: *subnet, source: source(config, peer, here, subnet.addr().is_ipv4()) });
+        }
+    }
+    routes.sort();
+    netlink::Plan {
+        device: config.interface.name.clone(),
+        addresses: config.interface.address.clone(),
+        mtu,
+        routes,
+        mark: config.site.mark,
+        table: config.site.table,
+    }
+}
+
+/// The source address of what this machine itself sends to a peer: one of the interface or of the machine that lies
+/// in the local subnets, else the interface's own.
+fn source(config: &Config, peer: &Peer, here: &[IpNet], v4: bool) -> Option<IpAddr> {
+    let inside = |ip: &IpAddr| ip.is_ipv4() == v4 && peer.local_subnets.iter().any(|subnet| subnet.contains(ip));
+    let interface = || config.interface.address.iter().map(IpNet::addr);
+    let machine = here.iter().map(IpNet::addr);
+    interface().chain(machine).find(inside).or_else(|| interface().find(|ip| ip.is_ipv4() == v4))
+}
+
+/// Our side of the tunnel as it is offered: the configured subnets, and the interface's own address where it is the
+/// only source that this machine has towards the peer.
+pub(super) fn offered(config: &Config, peer: &Peer, here: &[IpNet]) -> Vec<IpNet> {
+    let mut offered = peer.local_subnets.clone();
+    for v4 in [true, false] {
+        let of_family = peer.subnets.iter().any(|subnet| subnet.addr().is_ipv4() == v4);
+        let Some(source) = source(config, peer, here, v4).filter(|_| of_family) else { continue };
+        if !offered.iter().any(|subnet| subnet.contains(&source)) {
+            offered.push(IpNet::from(source));
+        }
+    }
+    offered
+}
+
+/// Every local subnet with every remote one of its family, in order of preference.
+pub(super) fn pairs(selectors: &Selectors) -> Vec<Pair> {
+    let prefix = |net: &IpNet| Prefix::new(net.network(), net.prefix_len());
+    let mut pairs = Vec::new();
+    for local in &selectors.local {
+        for remote in selectors.remote.iter().filter(|remote| remote.addr().is_ipv4() == local.addr().is_ipv4()) {
+            pairs.push(Pair { local: prefix(local), remote: prefix(remote) });
+        }
+    }
+    pairs
+}
+
+/// A peer for the state machine.
+pub(super) fn ike_peer(peer: &Peer, id: PeerId, offered: Vec<IpNet>, endpoint: Option<SocketAddr>) -> PeerConfig {
+    PeerConfig {
+        id,
+        name: peer.name.clone(),
+        local_id: identity(&peer.local_id),
+        remote_id: identity(&peer.remote_id),
+        psk: penstock_ike::Psk::new(peer.psk.as_bytes().to_vec()),
+        local_subnets: offered,
+        remote_subnets: peer.subnets.clone(),
+        esp_suites: peer.suites.iter().map(suite).collect(),
+        endpoint,
+        local: peer.local_address,
+        per_core: peer.per_core,
+        start: true,
+    }
+}
+
+fn identity(identity: &Identity) -> penstock_ike::Identity {
+    match identity {
+        Identity::Ipv4(ip) => penstock_ike::Identity::Address((*ip).into()),
+        Identity::Ipv6(ip) => penstock_ike::Identity::Address((*ip).into()),
+        Identity::Fqdn(name) => penstock_ike::Identity::Fqdn(name.clone()),
+        Identity::Email(name) => penstock_ike::Identity::Email(name.clone()),
+        Identity::KeyId(octets) => penstock_ike::Identity::KeyId(octets.clone()),
+    }
+}
+
+fn suite(suite: &Suite) -> penstock_ike::Suite {
+    match suite {
+        Suite::Aes128Gcm => penstock_ike::Suite::Aes128Gcm16,
+        Suite::Aes256Gcm => penstock_ike::Suite::Aes256Gcm16,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use penstock_ike::Selectors;
+
+    use super::{allowed_cpus, pairs, parse_list};
+
+    #[test]
+    fn the_kernels_list_of_cpus_is_read() {
+        assert_eq!(parse_list("0-3,8"), [0, 1, 2, 3, 8]);
+        assert_eq!(parse_list("5"), [5]);
+        assert!(parse_list("").is_empty());
+        assert!(!allowed_cpus().is_empty());
+    }
+
+    #[test]
+    fn pairs_never_mix_families() {
+        let net = |text: &str| text.parse().expect("a prefix");
+        let selectors = Selectors {
+            local: vec![net("10.1.0.0/24"), net("fd01::/64")],
+            remote: vec![net("10.2.0.0/24"), net("fd02::/64"), net("10.3.0.0/24")],
+        };
+        let got: Vec<_> = pairs(&selectors).iter().map(|p| (p.local.parts(), p.remote.parts())).collect();
+        assert_eq!(got.len(), 3);
+        assert!(got.iter().all(|(l, r)| l.is_some_and(|l| r.is_some_and(|r| l.0.is_ipv4() == r.0.is_ipv4()))));
+    }
+}

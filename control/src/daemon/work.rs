@@ -1,0 +1,362 @@
+//! The event loop: everything that happens is told to the IKE state machine, and what it wants done is done.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use penstock_ike::{ChildId, Ike, PeerId};
+use penstock_uapi::Role;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::admin::Asked;
+use super::devices::Devices;
+use super::host::Source;
+use super::install::{Finished, Installer, Policies, Token};
+use super::link::{Link, Word};
+use super::resolve::Resolved;
+use super::setup::{Engine, Ready};
+use super::{Stop, admin, resolve, site};
+use crate::config::Config;
+use crate::engine::{Event, PolicyOrder};
+use crate::launcher::Options;
+use crate::log;
+use crate::netlink::{self, Netlink};
+use crate::socket::ike::{Datagram, IkeSocket, Kind};
+
+mod orders;
+mod outputs;
+mod restart;
+
+/// The most datagrams, results and requests that may wait for the loop.
+const QUEUE_MAX: usize = 1024;
+
+/// How long peers may take to answer our DELETE when we end.
+const FAREWELL: Duration = Duration::from_millis(1500);
+
+/// Between two lines about the same kind of unauthenticated event.
+const LOG_PAUSE: Duration = Duration::from_secs(10);
+
+/// Since when a peer is in its state, and what was the matter.
+#[derive(Clone, Debug)]
+pub(super) struct Status {
+    pub(super) since: Instant,
+    pub(super) up: bool,
+    pub(super) attempts: u64,
+    pub(super) reason: Option<String>,
+}
+
+/// Something that happened.
+#[derive(Debug)]
+enum Happening {
+    Word(Word),
+    Datagram(Datagram),
+    Engine(Event),
+    Finished(Finished),
+    Resolved(Resolved),
+    Asked(Asked),
+    Time,
+    Signal,
+}
+
+/// The daemon at work.
+#[derive(Debug)]
+pub(super) struct Work {
+    config: Rc<Config>,
+    options: Options,
+    link: Link,
+    engine: Option<Engine>,
+    engine_report: crate::admin::Engine,
+    engine_started: Instant,
+    installer: Installer,
+    devices: Devices,
+    netlink: Netlink,
+    plan: netlink::Plan,
+    here: Vec<IpNet>,
+    features: u16,
+
+    ike: Ike,
+    source: Source,
+    started: Instant,
+    sockets: [Option<Rc<IkeSocket>>; 2],
+    ids: Vec<PeerId>,
+    endpoints: HashMap<PeerId, SocketAddr>,
+    statuses: HashMap<PeerId, Status>,
+    tokens: HashMap<ChildId, Token>,
+    /// Which peer an inbound SPI belongs to.
+    spis: HashMap<u32, PeerId>,
+    /// SAs of an earlier control, to be retired once their peer has new ones.
+    inherited: HashMap<PeerId, Vec<u32>>,
+    renewed: HashMap<PeerId, Instant>,
+    unknown_spis: u64,
+    unknown_logged: Option<Instant>,
+
+    datagrams: mpsc::Receiver<Datagram>,
+    finished: mpsc::Receiver<Finished>,
+    resolved: mpsc::Receiver<Resolved>,
+    asked: mpsc::Receiver<Asked>,
+    signals: [Signal; 2],
+}
+
+fn failed(error: impl ToString) -> Stop {
+    Stop::Failed(error.to_string())
+}
+
+/// Watches a socket and passes on what comes; a full queue leaves the rest in the kernel's buffer.
+fn watch(socket: Rc<IkeSocket>, datagrams: mpsc::Sender<Datagram>) {
+    tokio::task::spawn_local(async move { while datagrams.send(socket.receive().await).await.is_ok() {} });
+}
+
+/// A number for each peer: that of an adopted engine's policy of the same name, else a free one.
+fn number_peers(config: &Config, known: &HashMap<String, u32>) -> Vec<PeerId> {
+    let mut free = (0..).filter(|number| !known.values().any(|taken| taken == number));
+    let number = |name: &String| known.get(name).copied().or_else(|| free.next()).unwrap_or_default();
+    config.peers.iter().map(|peer| &peer.name).map(number).map(PeerId).collect()
+}
+
+fn policy_orders(config: &Config, ids: &[PeerId], here: &[IpNet]) -> Vec<PolicyOrder> {
+    let order = |(peer, id): (&crate::config::Peer, &PeerId)| PolicyOrder {
+        policy: id.0,
+        name: peer.name.clone(),
+        pairs: site::pairs(&penstock_ike::Selectors { local: site::offered(config, peer, here), remote: peer.subnets.clone() }),
+    };
+    config.peers.iter().zip(ids).map(order).collect()
+}
+
+impl Work {
+    /// Takes over from the setup: policies, sockets, the state machine with all peers.
+    pub(super) async fn new(config: Config, options: Options, link: Link, ready: Ready) -> Result<Self, Stop> {
+        let config = Rc::new(config);
+        let Ready { engine, devices, netlink, plan, here, adopted, features } = ready;
+        let running = if adopted { engine.client.state().await.map_err(failed)? } else { crate::engine::State::default() };
+        let known = running.policies.iter().map(|policy| (name_of(&policy.name), policy.policy.get())).collect();
+        let ids = number_peers(&config, &known);
+        let orders = policy_orders(&config, &ids, &here);
+        let policies = Rc::new(Policies::new(engine.welcome.policy_generation.get(), orders));
+        policies.commit(&engine.client).await.map_err(failed)?;
+
+        let mut inherited: HashMap<PeerId, Vec<u32>> = HashMap::new();
+        for sa in running.sas.iter().filter(|sa| ids.contains(&PeerId(sa.policy.get()))) {
+            inherited.entry(PeerId(sa.policy.get())).or_default().push(sa.inbound_spi.get());
+        }
+        let (datagram_sender, datagrams) = mpsc::channel(QUEUE_MAX);
+        let (finished_sender, finished) = mpsc::channel(QUEUE_MAX);
+        let (resolved_sender, resolved) = mpsc::channel(QUEUE_MAX);
+        let (asked_sender, asked) = mpsc::channel(QUEUE_MAX);
+        let mut sockets = [None, None];
+        for (place, role) in sockets.iter_mut().zip([Role::Ike4, Role::Ike6]) {
+            let Some(fd) = devices.ike(role) else { continue };
+            let socket = Rc::new(fd.and_then(|fd| IkeSocket::new(fd, config.site.port)).map_err(failed)?);
+            watch(socket.clone(), datagram_sender.clone());
+            *place = Some(socket);
+        }
+        admin::serve(&options.control_socket(), asked_sender).map_err(|error| {
+            Stop::Failed(format!("cannot listen on {}: {error}; choose another --run-dir", options.control_socket().display()))
+        })?;
+        let signals = [signal(SignalKind::terminate()).map_err(failed)?, signal(SignalKind::interrupt()).map_err(failed)?];
+        let mut source = Source::new(engine.welcome.generation, devices.count());
+        let started = Instant::now();
+        let ike_config = penstock_ike::Config { port: config.site.port, ..penstock_ike::Config::default() };
+        let ike = Ike::new(ike_config, 0, &mut source);
+        let installer = Installer { client: engine.client.clone(), policies, epoch: 0, finished: finished_sender };
+        let mut work = Self {
+            engine_report: crate::admin::Engine { starts: u32::from(!adopted), ..crate::admin::Engine::default() },
+            engine_started: started,
+            engine: None,
+            installer,
+            devices,
+            netlink,
+            plan,
+            here,
+            features,
+            ike,
+            source,
+            started,
+            sockets,
+            endpoints: HashMap::new(),
+            statuses: HashMap::new(),
+            tokens: HashMap::new(),
+            spis: HashMap::new(),
+            inherited,
+            renewed: HashMap::new(),
+            unknown_spis: 0,
+            unknown_logged: None,
+            datagrams,
+            finished,
+            resolved,
+            asked,
+            signals,
+            config,
+            options,
+            link,
+            ids,
+        };
+        work.use_engine(engine);
+        work.begin_peers(&resolved_sender);
+        Ok(work)
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Describes every peer to the state machine and lets it begin; names are looked up first.
+    fn begin_peers(&mut self, resolved: &mpsc::Sender<Resolved>) {
+        let config = self.config.clone();
+        for warning in &config.warnings {
+            log::warning("config", &[("text", warning)]);
+        }
+        for (peer, id) in config.peers.iter().zip(self.ids.clone()) {
+            self.statuses.insert(id, Status { since: Instant::now(), up: false, attempts: 0, reason: None });
+            match resolve::literal(peer) {
+                Some(endpoint) => self.begin_peer(id, Some(endpoint)),
+                None => {
+                    // It may come to us before its name is known.
+                    self.begin_peer(id, None);
+                    resolve::spawn(peer, id, resolved.clone());
+                }
+            }
+        }
+    }
+
+    fn begin_peer(&mut self, id: PeerId, endpoint: Option<SocketAddr>) {
+        let config = self.config.clone();
+        let Some(peer) = config.peers.iter().zip(&self.ids).find(|(_, other)| **other == id).map(|(peer, _)| peer) else { return };
+        let now = self.now();
+        let offered = site::offered(&config, peer, &self.here);
+        self.ike.set_peer(now, site::ike_peer(peer, id, offered, endpoint));
+        if let Some(endpoint) = endpoint {
+            self.endpoints.insert(id, endpoint);
+            // An adopted engine still holds SAs that the peer must not drop at once.
+            let first_contact = !self.inherited.contains_key(&id);
+            self.ike.initiate(now, id, first_contact, &mut self.source);
+        }
+    }
+
+    /// Runs until told to end.
+    pub(super) async fn run(mut self) -> Result<(), Stop> {
+        loop {
+            self.carry_out();
+            match self.next().await {
+                Happening::Word(Word::End) | Happening::Signal => break,
+                Happening::Word(Word::Gone) => return Err(failed("the launcher is gone; the engine goes on for the next start")),
+                // The connection to the engine says the same, and says it of an engine that was found running too.
+                Happening::Word(Word::EngineEnded) => (),
+                Happening::Datagram(datagram) => self.receive(datagram),
+                Happening::Engine(Event::Lost) => {
+                    if self.restart_engine().await? {
+                        break;
+                    }
+                }
+                Happening::Engine(event) => self.engine_event(event),
+                Happening::Finished(finished) => self.step_finished(finished),
+                Happening::Resolved((id, endpoint)) => self.begin_peer(id, Some(endpoint)),
+                Happening::Asked((request, answer)) => self.order(request, answer),
+                Happening::Time => {
+                    let now = self.now();
+                    self.ike.tick(now, &mut self.source);
+                }
+            }
+        }
+        self.end().await
+    }
+
+    async fn next(&mut self) -> Happening {
+        let deadline = self.ike.next_deadline().map(|at| self.started + Duration::from_millis(at));
+        let [terminate, interrupt] = &mut self.signals;
+        tokio::select! {
+            word = self.link.word() => Happening::Word(word),
+            event = next_event(&mut self.engine) => Happening::Engine(event),
+            Some(finished) = self.finished.recv() => Happening::Finished(finished),
+            Some(datagram) = self.datagrams.recv() => Happening::Datagram(datagram),
+            Some(resolved) = self.resolved.recv() => Happening::Resolved(resolved),
+            Some(asked) = self.asked.recv() => Happening::Asked(asked),
+            _ = terminate.recv() => Happening::Signal,
+            _ = interrupt.recv() => Happening::Signal,
+            () = tokio::time::sleep_until(deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600))) => Happening::Time,
+        }
+    }
+
+    fn receive(&mut self, datagram: Datagram) {
+        let Datagram { from, to, tos, kind } = datagram;
+        match kind {
+            Kind::Ike(message) => self.receive_ike(from, to, &message),
+            // Merged behind an IKE message by the kernel: it belongs to the engine.
+            Kind::Esp(packet) => {
+                let client = self.installer.client.clone();
+                tokio::task::spawn_local(async move {
+                    // ESP may be lost like any packet.
+                    let _ = client.inject(from, to, tos, &packet).await;
+                });
+            }
+            Kind::Other => (),
+        }
+    }
+
+    fn receive_ike(&mut self, from: SocketAddr, to: SocketAddr, message: &[u8]) {
+        let now = self.now();
+        self.ike.receive(now, from, to, message, &mut self.source);
+    }
+
+    /// Tells the peers, ends the engine, takes away what was made.
+    async fn end(mut self) -> Result<(), Stop> {
+        log::info("ending", &[("peers", &self.ids.len())]);
+        let now = self.now();
+        for id in self.ids.clone() {
+            self.ike.close(now, id);
+        }
+        let until = Instant::now() + FAREWELL;
+        self.carry_out();
+        while self.ike.closing() && Instant::now() < until {
+            tokio::select! {
+                happening = self.next() => match happening {
+                    Happening::Datagram(datagram) => self.receive(datagram),
+                    Happening::Engine(event) => self.engine_event(event),
+                    Happening::Time => {
+                        let now = self.now();
+                        self.ike.tick(now, &mut self.source);
+                    }
+                    _ => (),
+                },
+                () = tokio::time::sleep_until(until) => (),
+            }
+            self.carry_out();
+        }
+        if self.engine.is_some()
+            && let Err(error) = self.installer.client.shutdown(Duration::ZERO).await
+        {
+            log::warning("engine-not-ended", &[("reason", &error)]);
+        }
+        if !self.config.site.persist {
+            self.netlink.remove(&self.plan).await.map_err(failed)?;
+        }
+        for socket in [self.options.control_socket(), self.options.engine_socket()] {
+            // It may be gone already.
+            let _ = std::fs::remove_file(socket);
+        }
+        log::info("ended", &[]);
+        Ok(())
+    }
+}
+
+/// The engine's next event; never, without an engine.
+async fn next_event(engine: &mut Option<Engine>) -> Event {
+    match engine {
+        Some(engine) => engine.events.recv().await.unwrap_or(Event::Lost),
+        None => std::future::pending().await,
+    }
+}
+
+/// A name padded with zeros.
+fn name_of(bytes: &[u8; 64]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
+}
+
+/// An address to send from, unless the kernel is to choose.
+fn specified(ip: IpAddr) -> Option<IpAddr> {
+    (!ip.is_unspecified()).then_some(ip)
+}

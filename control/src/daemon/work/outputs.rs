@@ -1,0 +1,193 @@
+//! What the state machine wants done: datagrams, installs, words for the log.
+
+use penstock_ike::{Level, Output, When};
+use penstock_uapi::install::{self, Outbound};
+use penstock_uapi::request::Limits;
+use penstock_uapi::{Endpoint, Spi};
+use tokio::time::Instant;
+
+use super::super::install::{Finished, NewInbound, key};
+use super::{Event, LOG_PAUSE, PeerId, Status, Work, specified};
+use crate::config::{Peer, SourcePort};
+use crate::daemon::renew;
+use crate::log;
+
+/// A key that reaches its soft limit again so soon is already being replaced.
+const RENEW_PAUSE: std::time::Duration = std::time::Duration::from_secs(10);
+
+impl Work {
+    /// The configuration of a peer.
+    pub(super) fn peer(&self, id: PeerId) -> Option<&Peer> {
+        self.config.peers.iter().zip(&self.ids).find(|(_, other)| **other == id).map(|(peer, _)| peer)
+    }
+
+    pub(super) fn name(&self, id: PeerId) -> String {
+        self.peer(id).map(|peer| peer.name.clone()).unwrap_or_default()
+    }
+
+    /// Does everything that the state machine wants done now.
+    pub(super) fn carry_out(&mut self) {
+        while let Some(output) = self.ike.poll() {
+            self.carry_out_one(output);
+        }
+    }
+
+    fn carry_out_one(&mut self, output: Output) {
+        match output {
+            Output::Send { from, to, message } => {
+                let [v4, v6] = &self.sockets;
+                let socket = if to.is_ipv4() { v4 } else { v6 };
+                if let Some(socket) = socket {
+                    // A refused send is a lost message: it is sent again in time.
+                    let _ = socket.send(&message, specified(from.ip()), to);
+                }
+            }
+            Output::Expect { child, peer, spi } => match Spi::new(spi) {
+                Some(spi) => self.installer.expect(child, peer.0, spi),
+                None => self.ike.install_failed(self.now(), child, "a reserved SPI"),
+            },
+            Output::InstallInbound { child, peer, spi, keys, selectors } => {
+                let window = self.peer(peer).map_or(0, |peer| peer.window);
+                let Some(own) = Spi::new(spi) else { return self.ike.install_failed(self.now(), child, "a reserved SPI") };
+                self.spis.insert(spi, peer);
+                let inbound = NewInbound { policy: peer.0, spi: own, key: key(&keys), window, selectors };
+                self.installer.inbound(child, self.tokens.remove(&child), inbound);
+            }
+            Output::InstallOutbound { child, peer, spi, keys, when, local, remote, fallback, per_core, nat, inbound_spi: _ } => {
+                let shared = self.peer(peer).is_some_and(|peer| peer.source_port == SourcePort::Shared);
+                let outbound = Outbound {
+                    spi,
+                    when: match when {
+                        When::Now => install::When::Now,
+                        When::OnInbound { or_after_ms } => install::When::OnInbound { or_after_ms },
+                    },
+                    shared_port: shared || nat.here || nat.there,
+                    fallback,
+                    per_core,
+                    dscp: None,
+                    local: if local.ip().is_unspecified() { Endpoint::NONE } else { local.into() },
+                    remote: remote.into(),
+                    limits: Limits::default(),
+                    key: key(&keys),
+                };
+                self.installer.outbound(child, self.tokens.remove(&child), outbound);
+            }
+            Output::Retire { child, inbound_spi, drain_ms, .. } => {
+                self.spis.remove(&inbound_spi);
+                self.installer.retire(self.tokens.remove(&child), inbound_spi, drain_ms);
+            }
+            Output::Up { peer, inbound_spi, selectors, fallback, .. } => {
+                self.peer_up(peer);
+                let (name, pairs) = (self.name(peer), format!("{selectors:?}"));
+                log::info(
+                    "child-up",
+                    &[("peer", &name), ("spi", &format_args!("{inbound_spi:08x}")), ("fallback", &fallback), ("selectors", &pairs)],
+                );
+            }
+            Output::Down { peer, reason } => self.peer_down(peer, reason),
+            Output::Event { peer, level, text } => {
+                let level = if level == Level::Info { log::Level::Info } else { log::Level::Warning };
+                let name = peer.map(|peer| self.name(peer)).unwrap_or_default();
+                log::line(level, "ike", &[("peer", &name), ("text", &text)]);
+            }
+        }
+    }
+
+    fn peer_up(&mut self, id: PeerId) {
+        let name = self.name(id);
+        if let Some(status) = self.statuses.get_mut(&id)
+            && !status.up
+        {
+            *status = Status { since: Instant::now(), up: true, attempts: 0, reason: None };
+            log::info("peer-up", &[("peer", &name)]);
+        }
+        if let Some(old) = self.inherited.remove(&id) {
+            renew::retire_when_replaced(self.installer.client.clone(), name, id.0, old);
+        }
+    }
+
+    fn peer_down(&mut self, id: PeerId, reason: String) {
+        log::warning("peer-down", &[("peer", &self.name(id)), ("reason", &reason)]);
+        if let Some(status) = self.statuses.get_mut(&id) {
+            if status.up {
+                status.since = Instant::now();
+            }
+            (status.up, status.attempts, status.reason) = (false, status.attempts + 1, Some(reason));
+        }
+    }
+
+    /// A step of an install came back.
+    pub(super) fn step_finished(&mut self, finished: Finished) {
+        let Finished { epoch, child, result } = finished;
+        if epoch != self.installer.epoch {
+            return;
+        }
+        let now = self.now();
+        match result {
+            Ok(token) => {
+                let told = match &token {
+                    super::Token::Expected(_) => penstock_ike::Ike::expected,
+                    super::Token::Inbound(_) => penstock_ike::Ike::installed,
+                    super::Token::Pair(_) => penstock_ike::Ike::activated,
+                };
+                self.tokens.insert(child, token);
+                told(&mut self.ike, now, child);
+            }
+            Err(reason) => {
+                log::warning("install-failed", &[("reason", &reason)]);
+                self.ike.install_failed(now, child, &reason);
+            }
+        }
+    }
+
+    /// Something that the engine said.
+    pub(super) fn engine_event(&mut self, event: Event) {
+        match event {
+            Event::StrayIke { from, to, message } => self.receive_ike(from, to, &message),
+            Event::Acquire { policy, core, per_core: true } => {
+                let now = self.now();
+                // A refusal has its reason in the state of the peer, and the engine asks again while there is traffic.
+                let _ = self.ike.create_child(now, PeerId(policy), core, &mut self.source);
+            }
+            // A peer without SAs is being tried already.
+            Event::Acquire { .. } | Event::OutboundActive { .. } | Event::Lost => (),
+            Event::SaLimit { spi, hard, outbound } => self.renew(spi, hard, outbound),
+            Event::UnknownSpi { spi, from } => self.unknown_spi(spi, from),
+            Event::PeerMoved { spi, from } => {
+                let peer = self.spis.get(&spi).map(|id| self.name(*id)).unwrap_or_default();
+                log::info("peer-moved", &[("peer", &peer), ("from", &from)]);
+            }
+            Event::PathMtu { spi, refused } => {
+                let peer = self.spis.get(&spi).map(|id| self.name(*id)).unwrap_or_default();
+                log::warning("path-mtu", &[("peer", &peer), ("refused_bytes", &refused), ("try", &"a smaller mtu in [interface]")]);
+            }
+        }
+    }
+
+    /// A key is used up: a fresh IKE SA brings new ones, and the old pair goes when those are in use.
+    fn renew(&mut self, spi: u32, hard: bool, outbound: bool) {
+        let Some(id) = self.spis.get(&spi).copied() else { return };
+        let recent = self.renewed.get(&id).is_some_and(|at| at.elapsed() < RENEW_PAUSE);
+        if recent && !hard {
+            return;
+        }
+        log::info(
+            "key-used-up",
+            &[("peer", &self.name(id)), ("spi", &format_args!("{spi:08x}")), ("hard", &hard), ("outbound", &outbound)],
+        );
+        if !recent {
+            self.renewed.insert(id, Instant::now());
+            let now = self.now();
+            self.ike.initiate(now, id, false, &mut self.source);
+        }
+    }
+
+    /// Nothing about such a packet is authenticated: it is counted, and told at most now and then.
+    fn unknown_spi(&mut self, spi: u32, from: std::net::SocketAddr) {
+        self.unknown_spis = self.unknown_spis.saturating_add(1);
+        if self.unknown_logged.is_none_or(|at| at.elapsed() > LOG_PAUSE) {
+            self.unknown_logged = Some(Instant::now());
+            log::info("unknown-spi", &[("spi", &format_args!("{spi:08x}")), ("from", &from), ("events", &self.unknown_spis)]);
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The first process: starts control and, on control's order, the engine. It keeps what starting a jailed engine
+//! needs, so that control can give those rights up, and it holds no key and reads nothing but single bytes.
+//!
+//! ```text
+//!   launcher ──► control   'T': end cleanly        'x': the engine that you ordered has ended
+//!   control ──► launcher   'E': start an engine
+//! ```
+//! Control that dies without having meant to is started again and adopts the engine, which went on. Control that
+//! loses the launcher leaves at once without touching anything: whoever starts Penstock next adopts the engine too.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::log;
+
+/// Control to launcher: start an engine.
+pub(crate) const START_ENGINE: u8 = b'E';
+/// Launcher to control: the engine has ended.
+pub(crate) const ENGINE_ENDED: u8 = b'x';
+/// Launcher to control: end cleanly.
+pub(crate) const END: u8 = b'T';
+
+/// The exit code for a configuration or machine that cannot work as it is.
+pub const MISUSE: u8 = 2;
+
+/// The engine's user: nobody.
+const ENGINE_USER: &str = "65534";
+
+/// Clients that may wait for the engine to accept them.
+const BACKLOG: i32 = 16;
+
+/// The pause before control is started again, at first and at most.
+const RESTART_FIRST: Duration = Duration::from_millis(50);
+const RESTART_LAST: Duration = Duration::from_secs(5);
+
+/// A control that lived this long died of something new.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// How long an engine may take to end after control ended cleanly.
+const ENGINE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What the command line says.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// Where `engine.sock` and `control.sock` stand.
+    pub run_dir: PathBuf,
+    /// The engine's program; `None`: beside this one, else in PATH.
+    pub engine: Option<PathBuf>,
+    /// Names of features to leave alone, as `--without` takes them.
+    pub without: Vec<String>,
+    /// Start the engine without its jail.
+    pub no_sandbox: bool,
+}
+
+impl Options {
+    /// The engine's socket.
+    #[must_use]
+    pub fn engine_socket(&self) -> PathBuf {
+        self.run_dir.join("engine.sock")
+    }
+
+    /// Our own socket.
+    #[must_use]
+    pub fn control_socket(&self) -> PathBuf {
+        self.run_dir.join("control.sock")
+    }
+
+    fn engine_program(&self) -> PathBuf {
+        const NAME: &str = "penstock-engine";
+        let sibling = || std::env::current_exe().ok().map(|own| own.with_file_name(NAME)).filter(|path| path.exists());
+        self.engine.clone().or_else(sibling).unwrap_or_else(|| NAME.into())
+    }
+}
+
+/// Makes the run directory, private to root.
+pub(crate) fn make_directory(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Runs until control ends on purpose.
+#[must_use]
+pub fn run(options: &Options) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = runtime.and_then(|runtime| runtime.block_on(supervise(options)));
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            log::error("launcher-failed", &[("reason", &error)]);
+            ExitCode::from(MISUSE)
+        }
+    }
+}
+
+/// Starts control again and again until it ends by itself; returns its exit code.
+async fn supervise(options: &Options) -> io::Result<u8> {
+    let mut launcher = Launcher { options, engine: None };
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut pause = RESTART_FIRST;
+    loop {
+        let started = Instant::now();
+        let (mut control, mut link) = launcher.start_control()?;
+        let mut orders = [0; 16];
+        let status = loop {
+            tokio::select! {
+                status = control.wait() => break status?,
+                read = link.read(&mut orders) => match read {
+                    Ok(count) if count > 0 => launcher.obey(orders.get(..count).unwrap_or_default(), &mut link).await,
+                    // Control closed its end: it is about to exit.
+                    _ => break control.wait().await?,
+                },
+                status = ended(&mut launcher.engine) => {
+                    launcher.engine = None;
+                    log::warning("engine-ended", &[("status", &status)]);
+                    let _ = link.write_all(&[ENGINE_ENDED]).await;
+                }
+                _ = terminate.recv() => { let _ = link.write_all(&[END]).await; }
+                _ = interrupt.recv() => { let _ = link.write_all(&[END]).await; }
+            }
+        };
+        if let Some(code) = status.code() {
+            launcher.finish(code).await;
+            return Ok(u8::try_from(code).unwrap_or(1));
+        }
+        if started.elapsed() > SETTLED {
+            pause = RESTART_FIRST;
+        }
+        log::error("control-died", &[("status", &status), ("again_in_ms", &pause.as_millis())]);
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RESTART_LAST);
+    }
+}
+
+/// Waits for the engine's end; for ever if there is none.
+async fn ended(engine: &mut Option<Child>) -> ExitStatus {
+    if let Some(child) = engine
+        && let Ok(status) = child.wait().await
+    {
+        return status;
+    }
+    std::future::pending().await
+}
+
+struct Launcher<'a> {
+    options: &'a Options,
+    engine: Option<Child>,
+}
+
+impl Launcher<'_> {
+    /// Starts control as the same program with a hidden flag that names its end of the link.
+    fn start_control(&self) -> io::Result<(Child, UnixStream)> {
+        let (ours, theirs) = StdStream::pair()?;
+        let theirs = Socket::from(OwnedFd::from(theirs));
+        theirs.set_cloexec(false)?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(std::env::args_os().skip(1)).arg("--launcher-fd").arg(theirs.as_raw_fd().to_string());
+        // A group of its own: Ctrl-C reaches the launcher only, which passes it on once.
+        let child = command.process_group(0).stdin(Stdio::null()).spawn()?;
+        ours.set_nonblocking(true)?;
+        Ok((child, UnixStream::from_std(ours)?))
+    }
+
+    async fn obey(&mut self, orders: &[u8], link: &mut UnixStream) {
+        if !orders.contains(&START_ENGINE) || self.engine.is_some() {
+            return;
+        }
+        match self.start_engine() {
+            Ok(child) => self.engine = Some(child),
+            Err(error) => {
+                let program = self.options.engine_program();
+                log::error("engine-not-started", &[("program", &program.display()), ("reason", &error)]);
+                let _ = link.write_all(&[ENGINE_ENDED]).await;
+            }
+        }
+    }
+
+    /// Starts an engine with a fresh listening socket. Nobody else keeps that socket: it answers only as long as
+    /// the engine lives.
+    fn start_engine(&self) -> io::Result<Child> {
+        let path = self.options.engine_socket();
+        make_directory(&self.options.run_dir)?;
+        let jail = self.options.run_dir.join("jail");
+        make_directory(&jail)?;
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => (),
+        }
+        let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+        socket.bind(&SockAddr::unix(&path)?)?;
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+        socket.listen(BACKLOG)?;
+        socket.set_cloexec(false)?;
+        let mut command = Command::new(self.options.engine_program());
+        command.arg("--socket-fd").arg(socket.as_raw_fd().to_string());
+        if self.options.no_sandbox {
+            command.arg("--no-sandbox");
+        } else {
+            command.args(["--user", ENGINE_USER]).arg("--jail").arg(&jail);
+        }
+        if !self.options.without.is_empty() {
+            command.arg("--without").arg(self.options.without.join(","));
+        }
+        command.process_group(0).stdin(Stdio::null()).spawn()
+    }
+
+    /// Control ended on purpose: after a clean stop its engine ends too, else it goes on for the next start.
+    async fn finish(&mut self, code: i32) {
+        let Some(engine) = self.engine.as_mut().filter(|_| code == 0) else { return };
+        if tokio::time::timeout(ENGINE_PATIENCE, engine.wait()).await.is_err() {
+            log::warning("engine-killed", &[("reason", &"it did not end when told to")]);
+            let _ = engine.kill().await;
+        }
+    }
+}
