@@ -13,3 +13,6 @@ mod cipher;
 
 pub use open::{Authenticated, Opener};
 pub use seal::{SealError, Sealer};
+
+#[cfg(test)]
+mod vectors;

@@ -73,33 +73,35 @@ impl Cipher {
         Nonce::assume_unique_for_key([a, b, c, d, e, f, g, h, i, j, k, l])
     }
 
+    /// What is authenticated along with a packet.
+    #[inline]
+    pub(super) fn additional(&self, spi: [u8; 4], sequence: u64) -> AdditionalData {
+        AdditionalData::new(spi, sequence, self.esn)
+    }
+
     /// Encrypts two pieces of plaintext, an inner packet and its trailer, into two pieces of a frame; the second of
     /// them takes the ICV, too.
     #[inline]
     pub(super) fn seal(
         &self,
-        spi: [u8; 4],
-        sequence: u64,
         iv: [u8; 8],
+        additional: &[u8],
         (inner, trailer): (&[u8], &[u8]),
         (body, trailer_and_icv): (&mut [u8], &mut [u8]),
     ) -> Result<(), Unspecified> {
-        let aad = Aad::from(AdditionalData::new(spi, sequence, self.esn));
-        self.key.seal_out_of_place_scatter(self.nonce(iv), aad, inner, body, trailer, trailer_and_icv)
+        self.key.seal_out_of_place_scatter(self.nonce(iv), Aad::from(additional), inner, body, trailer, trailer_and_icv)
     }
 
     /// Decrypts `ciphertext` into `plain` of the same length. When the ICV does not match, `plain` holds zeros.
     #[inline]
     pub(super) fn open(
         &self,
-        spi: [u8; 4],
-        sequence: u64,
         iv: [u8; 8],
+        additional: &[u8],
         ciphertext: &[u8],
         icv: &[u8; ICV_BYTES],
         plain: &mut [u8],
     ) -> Result<(), Unspecified> {
-        let aad = Aad::from(AdditionalData::new(spi, sequence, self.esn));
-        self.key.open_separate_gather(self.nonce(iv), aad, ciphertext, icv, plain)
+        self.key.open_separate_gather(self.nonce(iv), Aad::from(additional), ciphertext, icv, plain)
     }
 }

@@ -49,7 +49,8 @@ impl Opener {
             false => u64::from(low),
         };
         let slot = self.window.check(sequence)?;
-        if self.cipher.open(parts.spi, sequence, parts.iv, parts.ciphertext, parts.icv, plain).is_err() {
+        let additional = self.cipher.additional(parts.spi, sequence);
+        if self.cipher.open(parts.iv, additional.as_ref(), parts.ciphertext, parts.icv, plain).is_err() {
             self.lifetime.fail();
             return Err(self.failure(low, parts.iv));
         }
@@ -74,6 +75,12 @@ impl Opener {
     #[must_use]
     pub fn sequence(&self) -> u64 {
         self.window.top()
+    }
+
+    /// As if this number had been received.
+    #[cfg(test)]
+    pub(super) fn skip_to(&mut self, sequence: u64) {
+        self.window.check(sequence).expect("a number not received yet").commit();
     }
 
     /// Whether a soft limit is reached: a new key is wanted. Packets that were lost have used up numbers, too.

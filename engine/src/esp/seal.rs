@@ -22,12 +22,10 @@ pub enum SealError {
     NoRoom,
 }
 
-/// An outbound SA's key with its sequence counter. There is one in the world for each key: it cannot be cloned.
+/// An outbound SA's key with its sequence counter, which is the count of packets in its [`Lifetime`]. There is one in the world for each key: it cannot be cloned.
 pub struct Sealer {
     cipher: Cipher,
     spi: [u8; 4],
-    /// The number of the newest packet; RFC 4303 section 2.2: the first one is 1.
-    pub(super) sequence: u64,
     lifetime: Lifetime,
 }
 
@@ -37,7 +35,7 @@ impl Sealer {
     pub fn new(spi: u32, key: &Key, limits: &Limits) -> Option<Self> {
         let cipher = Cipher::new(key)?;
         let lifetime = Lifetime::new(limits, cipher.esn());
-        Some(Self { cipher, spi: spi.to_be_bytes(), sequence: 0, lifetime })
+        Some(Self { cipher, spi: spi.to_be_bytes(), lifetime })
     }
 
     /// Seals one whole IP packet from `inner` to the front of `out`, and returns the frame's bytes.
@@ -51,7 +49,12 @@ impl Sealer {
         let (header, rest) = frame.split_first_chunk_mut::<HEADER_BYTES>().ok_or(SealError::NoRoom)?;
         let (body, trailer_and_icv) = rest.split_at_mut_checked(inner.len()).ok_or(SealError::NoRoom)?;
 
-        let sequence = self.spend(bytes)?;
+        // RFC 4303 section 3.3.3: the number grows by one with each packet and must not cycle; the first one is 1. That is
+        // the count of packets itself, so what bounds the count bounds the number.
+        if !self.lifetime.spend(bytes) {
+            return Err(SealError::Exhausted);
+        }
+        let sequence = self.lifetime.packets();
         let iv = sequence.to_be_bytes();
         let [_, _, _, _, s0, s1, s2, s3] = iv;
         let [p0, p1, p2, p3] = self.spi;
@@ -59,7 +62,8 @@ impl Sealer {
         *header = [p0, p1, p2, p3, s0, s1, s2, s3, i0, i1, i2, i3, i4, i5, i6, i7];
 
         let trailer = Trailer::new(inner.len(), next_header);
-        match self.cipher.seal(self.spi, sequence, iv, (inner, trailer.as_ref()), (body, trailer_and_icv)) {
+        let additional = self.cipher.additional(self.spi, sequence);
+        match self.cipher.seal(iv, additional.as_ref(), (inner, trailer.as_ref()), (body, trailer_and_icv)) {
             Ok(()) => Ok(bytes),
             // It cannot happen while lengths are right; if it does, the key is not trusted any further.
             Err(_) => {
@@ -67,18 +71,6 @@ impl Sealer {
                 Err(SealError::Exhausted)
             }
         }
-    }
-
-    /// Takes the next sequence number, if the key's limits allow a frame of this size.
-    #[inline]
-    fn spend(&mut self, frame_bytes: usize) -> Result<u64, SealError> {
-        // RFC 4303 section 3.3.3: the number must not cycle, with or without ESN.
-        let next = self.sequence.checked_add(1).ok_or(SealError::Exhausted)?;
-        if !self.lifetime.spend(frame_bytes) {
-            return Err(SealError::Exhausted);
-        }
-        self.sequence = next;
-        Ok(next)
     }
 
     /// The SPI that the peer chose.
@@ -90,7 +82,13 @@ impl Sealer {
     /// The sequence number of the newest packet, 0 before the first.
     #[must_use]
     pub fn sequence(&self) -> u64 {
-        self.sequence
+        self.lifetime.packets()
+    }
+
+    /// As if this many packets had been sealed.
+    #[cfg(test)]
+    pub(super) fn skip_to(&mut self, sequence: u64) {
+        self.lifetime.skip_to(sequence);
     }
 
     /// Whether a soft limit is reached: a new key is wanted.
@@ -120,7 +118,7 @@ impl Sealer {
 
 impl fmt::Debug for Sealer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sealer").field("spi", &self.spi()).field("sequence", &self.sequence).finish_non_exhaustive()
+        f.debug_struct("Sealer").field("spi", &self.spi()).field("sequence", &self.sequence()).finish_non_exhaustive()
     }
 }
 

@@ -122,8 +122,8 @@ fn forgeries_use_up_a_key() {
 fn the_high_half_is_authenticated_and_not_sent() {
     let (mut sealer, mut opener) = pair(suite::AES_128_GCM_16, true, &Limits::default());
     let mut out = [0; 64];
-    opener.window.check((1 << 32) - 2).expect("a fresh number").commit();
-    sealer.sequence = (1 << 32) - 2;
+    opener.skip_to((1 << 32) - 2);
+    sealer.skip_to((1 << 32) - 2);
     for low in [u32::MAX, 0, 1] {
         let frame = sealed(&mut sealer, b"x");
         assert_eq!(frame[4..8], low.to_be_bytes());
@@ -131,7 +131,7 @@ fn the_high_half_is_authenticated_and_not_sent() {
     }
     // The same low half, authenticated with another high half, does not hold.
     let (mut other, _) = pair(suite::AES_128_GCM_16, true, &Limits::default());
-    other.sequence = (5 << 32) + 9;
+    other.skip_to((5 << 32) + 9);
     let frame = sealed(&mut other, b"x");
     assert_eq!(opener.open(&frame, &mut out).map(|_| ()), Err(Drop::BadIcv));
     assert_eq!(opener.sequence(), (1 << 32) + 1);
@@ -142,7 +142,7 @@ fn an_old_packet_of_ours_is_named_by_its_iv_and_still_counted_as_a_failure() {
     let (mut sealer, mut opener) = pair(suite::AES_128_GCM_16, true, &Limits::default());
     let mut out = [0; 64];
     let old = sealed(&mut sealer, b"x");
-    sealer.sequence = 20_000;
+    sealer.skip_to(20_000);
     let new = sealed(&mut sealer, b"x");
     assert!(opener.open(&old, &mut out).is_ok() && opener.open(&new, &mut out).is_ok());
     // Inference takes it for number 2^32 + 1, under which it does not authenticate.
