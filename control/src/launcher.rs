@@ -2,8 +2,8 @@
 //! needs, so that control can give those rights up, and it holds no key and reads nothing but single bytes.
 //!
 //! ```text
-//!   launcher ──► control   'T': end cleanly        'x': the engine that you ordered has ended
-//!   control ──► launcher   'E': start an engine
+//!   control ──► launcher   'E': start an engine; what is left of an earlier one is ended first
+//!   launcher ──► control   's': it is started    'f': it cannot be    'x': it has ended    'T': end cleanly
 //! ```
 //! Control that dies without having meant to is started again and adopts the engine, which went on. Control that
 //! loses the launcher leaves at once without touching anything: whoever starts Penstock next adopts the engine too.
@@ -25,6 +25,10 @@ use crate::log;
 
 /// Control to launcher: start an engine.
 pub(crate) const START_ENGINE: u8 = b'E';
+/// Launcher to control: the engine that was ordered is started; an 'x' from here on is about this one.
+pub(crate) const ENGINE_STARTED: u8 = b's';
+/// Launcher to control: no engine can be started.
+pub(crate) const ENGINE_FAILED: u8 = b'f';
 /// Launcher to control: the engine has ended.
 pub(crate) const ENGINE_ENDED: u8 = b'x';
 /// Launcher to control: end cleanly.
@@ -45,6 +49,9 @@ const RESTART_LAST: Duration = Duration::from_secs(5);
 
 /// A control that lived this long died of something new.
 const SETTLED: Duration = Duration::from_secs(10);
+
+/// How long a dying engine may take to be gone.
+const REAP_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long an engine may take to end after control ended cleanly.
 const ENGINE_PATIENCE: Duration = Duration::from_secs(3);
@@ -124,7 +131,8 @@ async fn supervise(options: &Options) -> io::Result<u8> {
                 },
                 status = ended(&mut launcher.engine) => {
                     launcher.engine = None;
-                    log::warning("engine-ended", &[("status", &status)]);
+                    let level = if status.success() { log::Level::Info } else { log::Level::Error };
+                    log::line(level, "engine-ended", &[("status", &status)]);
                     let _ = link.write_all(&[ENGINE_ENDED]).await;
                 }
                 _ = terminate.recv() => { let _ = link.write_all(&[END]).await; }
@@ -174,17 +182,29 @@ impl Launcher<'_> {
     }
 
     async fn obey(&mut self, orders: &[u8], link: &mut UnixStream) {
-        if !orders.contains(&START_ENGINE) || self.engine.is_some() {
+        if !orders.contains(&START_ENGINE) {
             return;
         }
-        match self.start_engine() {
-            Ok(child) => self.engine = Some(child),
+        // Control orders only when no engine answers: what is left of the last one is dying, or hangs.
+        if let Some(mut old) = self.engine.take()
+            && tokio::time::timeout(REAP_PATIENCE, old.wait()).await.is_err()
+        {
+            log::warning("engine-killed", &[("reason", &"it did not answer any more")]);
+            let _ = old.kill().await;
+        }
+        let answer = match self.start_engine() {
+            Ok(child) => {
+                self.engine = Some(child);
+                ENGINE_STARTED
+            }
             Err(error) => {
                 let program = self.options.engine_program();
                 log::error("engine-not-started", &[("program", &program.display()), ("reason", &error)]);
-                let _ = link.write_all(&[ENGINE_ENDED]).await;
+                ENGINE_FAILED
             }
-        }
+        };
+        // Control that is gone meanwhile is noticed by the next wait.
+        let _ = link.write_all(&[answer]).await;
     }
 
     /// Starts an engine with a fresh listening socket. Nobody else keeps that socket: it answers only as long as

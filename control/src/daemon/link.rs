@@ -5,14 +5,18 @@ use std::os::fd::OwnedFd;
 
 use tokio::net::UnixStream;
 
-use crate::launcher::{END, ENGINE_ENDED, START_ENGINE};
+use crate::launcher::{END, ENGINE_ENDED, ENGINE_FAILED, ENGINE_STARTED, START_ENGINE};
 
 /// What the launcher says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Word {
     /// End cleanly.
     End,
-    /// The engine that was ordered has ended.
+    /// The engine that was ordered is started.
+    EngineStarted,
+    /// No engine can be started.
+    EngineFailed,
+    /// The engine has ended.
     EngineEnded,
     /// The launcher is gone: leave at once, so that the next start can adopt the engine.
     Gone,
@@ -45,6 +49,8 @@ impl Link {
             }
             match self.stream.try_read(&mut byte) {
                 Ok(1) if byte == [END] => return Word::End,
+                Ok(1) if byte == [ENGINE_STARTED] => return Word::EngineStarted,
+                Ok(1) if byte == [ENGINE_FAILED] => return Word::EngineFailed,
                 Ok(1) if byte == [ENGINE_ENDED] => return Word::EngineEnded,
                 Ok(1) => (),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),

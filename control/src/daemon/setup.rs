@@ -209,11 +209,23 @@ pub(super) async fn order(options: &Options, link: &Link) -> Result<Engine, Stop
     };
     tokio::select! {
         connected = tokio::time::timeout(START_PATIENCE, connect) => connected.unwrap_or_else(|_| Err(failed("the engine does not answer"))),
-        word = link.word() => Err(match word {
-            Word::End => Stop::Ended,
-            Word::EngineEnded => failed("the engine ended at its start; its own line above says why"),
-            Word::Gone => failed("the launcher is gone"),
-        }),
+        stop = no_engine(link) => Err(stop),
+    }
+}
+
+/// Waits for a reason why the ordered engine will never answer.
+async fn no_engine(link: &Link) -> Stop {
+    let mut started = false;
+    loop {
+        match link.word().await {
+            Word::End => return Stop::Ended,
+            Word::Gone => return failed("the launcher is gone"),
+            Word::EngineFailed => return failed("the engine cannot be started; the line above says why"),
+            Word::EngineStarted => started = true,
+            Word::EngineEnded if started => return failed("the engine ended at its start; its own line above says why"),
+            // The last word about the engine before this one.
+            Word::EngineEnded => (),
+        }
     }
 }
 

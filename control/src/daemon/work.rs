@@ -244,7 +244,7 @@ impl Work {
                 Happening::Word(Word::End) | Happening::Signal => break,
                 Happening::Word(Word::Gone) => return Err(failed("the launcher is gone; the engine goes on for the next start")),
                 // The connection to the engine says the same, and says it of an engine that was found running too.
-                Happening::Word(Word::EngineEnded) => (),
+                Happening::Word(Word::EngineStarted | Word::EngineFailed | Word::EngineEnded) => (),
                 Happening::Datagram(datagram) => self.receive(datagram),
                 Happening::Engine(Event::Lost) => {
                     if self.restart_engine().await? {

@@ -105,7 +105,7 @@ impl IkeSocket {
         let bytes = [&NON_ESP_MARKER, message].concat();
         let info = local.map(packet_info);
         let control = info.as_ref().map(|(level, kind, data)| (*level, *kind, data.as_slice()));
-        let messages = control.as_ref().map(std::slice::from_ref).unwrap_or_default();
+        let messages = control.as_slice();
         sys::send(self.fd.as_fd(), &bytes, Some(&SockAddr::from(to)), messages).map(drop)
     }
 }
