@@ -82,10 +82,7 @@ impl Outbox {
     /// Room for one frame in the run that fits it: the open one or a new one. `None` if no buffer is free or the frame is larger than any.
     pub fn reserve(&mut self, envelope: &Envelope, frame: usize) -> Option<&mut [u8]> {
         let fits = |slot: &SendSlot| {
-            slot.envelope == Some(*envelope)
-                && frame <= slot.segment
-                && slot.packets < RUN_PACKETS_MAX
-                && slot.len + frame <= RUN_BYTES_MAX
+            slot.envelope == Some(*envelope) && frame <= slot.segment && slot.packets < RUN_PACKETS_MAX && slot.len + frame <= RUN_BYTES_MAX
         };
         if !self.open.as_deref().is_some_and(fits) {
             self.close();

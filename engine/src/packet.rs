@@ -1,0 +1,4 @@
+//! Inner packets: what their headers say, checked before it is believed.
+
+pub mod checksum;
+pub mod ip;

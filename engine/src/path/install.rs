@@ -1,0 +1,170 @@
+//! What the admin thread orders, carried out between batches; and what time brings.
+
+use penstock_uapi::Drop;
+use penstock_uapi::reply::phase;
+
+use super::{Event, Io, Order, Path, Remains};
+use crate::sa::Pair;
+
+impl Path {
+    /// Carries out an order. What it replaces goes to [`super::Events::remains`].
+    pub fn apply(&mut self, now_ms: u64, order: Order, io: &mut Io<'_>) {
+        match order {
+            Order::Expect(pair) => self.insert(pair, io),
+            Order::InstallInbound(pair) => self.install_inbound(now_ms, pair, io),
+            Order::InstallOutbound { spi, outbound } => self.install_outbound(now_ms, spi, outbound, io),
+            Order::Retire { spi, drain_ms } => self.retire(now_ms, spi, drain_ms, io),
+            Order::Policies(policies) => self.replace_policies(policies, io),
+        }
+    }
+
+    /// Time passed: call it about every 100 ms.
+    pub fn tick(&mut self, now_ms: u64, io: &mut Io<'_>) {
+        if let Some(leaving) = self.leaving.take() {
+            self.leaving = io.events.remains(leaving);
+        }
+        let mut ended = None;
+        let mut switched = None;
+        for pair in self.pairs.iter_mut() {
+            let expired = pair.parking.as_mut().map_or(0, |parking| parking.expire(now_ms));
+            self.now.drop(Drop::Parked, expired as u64);
+            if let Some(inbound) = &mut pair.inbound {
+                inbound.expired |= now_ms.saturating_sub(inbound.installed_ms) >= inbound.opener.hard_ms();
+            }
+            if let Some(outbound) = &mut pair.outbound {
+                outbound.expired |= now_ms.saturating_sub(outbound.installed_ms) >= outbound.sealer.hard_ms();
+                if outbound.waits && outbound.switch_at_ms.is_some_and(|at| now_ms >= at) {
+                    switched = switched.or(Some(pair.spi));
+                }
+            }
+            if pair.ends_ms.is_some_and(|at| now_ms >= at) {
+                ended = ended.or(Some(pair.spi));
+            }
+        }
+        // One of each a tick: the next ones are as good a tenth of a second later.
+        if let Some(spi) = switched {
+            self.activate(now_ms, spi);
+            self.tell(Event::OutboundActive { spi }, io);
+        }
+        if let (Some(spi), None) = (ended, &self.leaving) {
+            self.remove(spi, io);
+        }
+        self.tally.publish(&self.now);
+    }
+
+    fn insert(&mut self, pair: Box<Pair>, io: &mut Io<'_>) {
+        match self.pairs.insert(pair) {
+            Ok(None) => {}
+            Ok(Some(old)) | Err(old) => self.leave(Remains::Pair(old), io),
+        }
+    }
+
+    fn install_inbound(&mut self, now_ms: u64, pair: Box<Pair>, io: &mut Io<'_>) {
+        let spi = pair.spi;
+        let parked = match self.pairs.insert(pair) {
+            Ok(old) => old,
+            Err(refused) => return self.leave(Remains::Pair(refused), io),
+        };
+        let Some(old) = parked else { return };
+        // Announced before: what came meanwhile is opened first, in its order.
+        if let Some(parking) = &old.parking {
+            for (receive, frame) in parking.frames() {
+                if let Err(reason) = self.open(now_ms, spi, receive, frame, io) {
+                    self.now.drop(reason, 1);
+                }
+            }
+        }
+        self.leave(Remains::Pair(old), io);
+    }
+
+    fn install_outbound(&mut self, now_ms: u64, spi: u32, outbound: Box<crate::sa::Outbound>, io: &mut Io<'_>) {
+        let Some(pair) = self.pairs.get_mut(spi) else { return self.leave(Remains::Outbound(outbound), io) };
+        let (waits, policy) = (outbound.waits, pair.policy);
+        // A pair that was heard before its outbound half came has nothing to wait for.
+        let heard = pair.shared.inbound_packets.load(std::sync::atomic::Ordering::Relaxed) > 0;
+        let old = pair.outbound.replace(outbound);
+        pair.enter(phase::WAITING);
+        if let Some(old) = old {
+            self.leave(Remains::Outbound(old), io);
+        }
+        let alone = self.policies.table.place(policy).is_some_and(|at| self.policies.states.get(at).is_some_and(|state| state.active == 0));
+        if !waits || heard {
+            self.activate(now_ms, spi);
+            if waits {
+                self.tell(Event::OutboundActive { spi }, io);
+            }
+        } else if alone && self.fallback_is_gone(policy) {
+            // Without a predecessor there is nothing to keep the packets on.
+            self.activate(now_ms, spi);
+            self.tell(Event::OutboundActive { spi }, io);
+        }
+    }
+
+    /// Whether no core has an SA for the policy.
+    fn fallback_is_gone(&self, policy: u32) -> bool {
+        let table = &self.policies.table;
+        table.place(policy).and_then(|at| table.policies.get(at)).is_some_and(|policy| policy.lasting.fallback().is_none())
+    }
+
+    fn retire(&mut self, now_ms: u64, spi: u32, drain_ms: u64, io: &mut Io<'_>) {
+        let Some(pair) = self.pairs.get_mut(spi) else { return };
+        pair.ends_ms = Some(now_ms.saturating_add(drain_ms));
+        pair.enter(phase::DRAINING);
+        let (policy, announced) = (pair.policy, pair.parking.is_some());
+        self.stop_sending(now_ms, spi, policy, io);
+        if drain_ms == 0 || announced {
+            self.remove(spi, io);
+        }
+    }
+
+    /// Another pair of the policy takes over: a waiting one first, then the newest that can send.
+    fn stop_sending(&mut self, now_ms: u64, spi: u32, policy: u32, io: &mut Io<'_>) {
+        let Some(at) = self.policies.table.place(policy) else { return };
+        let Some(state) = self.policies.states.get_mut(at) else { return };
+        if state.active != spi {
+            return;
+        }
+        state.active = 0;
+        let candidates = self.pairs.iter().filter(|pair| pair.policy == policy && pair.ends_ms.is_none() && pair.spi != spi);
+        let best =
+            candidates.filter_map(|pair| pair.outbound.as_ref().map(|outbound| (outbound.waits, outbound.installed_ms, pair.spi))).max();
+        match best {
+            Some((waited, _, next)) => {
+                self.activate(now_ms, next);
+                if waited {
+                    self.tell(Event::OutboundActive { spi: next }, io);
+                }
+            }
+            None => {
+                if let Some(policy) = self.policies.table.policies.get(at) {
+                    policy.lasting.release(self.config.core);
+                }
+            }
+        }
+    }
+
+    fn remove(&mut self, spi: u32, io: &mut Io<'_>) {
+        if let Some(pair) = self.pairs.remove(spi) {
+            let parked = pair.parking.as_ref().map_or(0, crate::sa::pair::Parking::count);
+            self.now.drop(Drop::Parked, parked as u64);
+            self.leave(Remains::Pair(pair), io);
+        }
+    }
+
+    fn replace_policies(&mut self, mut policies: Box<super::Policies>, io: &mut Io<'_>) {
+        for (policy, state) in policies.table.policies.iter().zip(&mut policies.states) {
+            let old = self.policies.table.place(policy.id).and_then(|at| self.policies.states.get(at));
+            *state = old.copied().unwrap_or_default();
+        }
+        self.last_route = None;
+        std::mem::swap(&mut self.policies, &mut policies);
+        self.leave(Remains::Policies(policies), io);
+    }
+
+    /// Gives something away to be freed. The admin thread waits for it before it orders more, so one place is enough to hold it.
+    fn leave(&mut self, remains: Remains, io: &mut Io<'_>) {
+        if let Some(refused) = io.events.remains(remains) {
+            self.leaving = Some(refused);
+        }
+    }
+}
