@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::admin::{Core, Peer, PeerState, Sa, State, Traffic};
 
+pub use hint::remedy;
 use hint::{counter_hint, drop_hint};
 use units::{age, bytes, count, rate};
 
@@ -134,7 +135,7 @@ fn show_peer(screen: &mut Screen, peer: &Peer, before: Option<(&Peer, Duration)>
     screen.toned(tone, word, &format!("  {}  {}  {}", peer.name, endpoint(peer), since(peer)));
     if peer.state != PeerState::Up {
         screen.line(&format!("  why   {}", peer.reason.as_deref().unwrap_or("no reason known")));
-        if let Some(remedy) = &peer.remedy {
+        if let Some(remedy) = remedy(peer) {
             screen.line(&format!("  try   {remedy}"));
         }
     }

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::client::Client;
 use super::{Failure, NO, Streams, YES};
 use crate::admin::{Command, Peer, PeerState, SCHEMA};
+use crate::show::remedy;
 
 /// How often to look whether a peer is up.
 const LOOK: Duration = Duration::from_millis(100);
@@ -32,7 +33,7 @@ pub(super) fn up(run_dir: &Path, peer: Option<&str>, wait: u16, json: bool, stre
     if json {
         let peers: Vec<_> = peers
             .iter()
-            .map(|peer| json!({ "name": peer.name, "state": peer.state, "reason": peer.reason, "remedy": peer.remedy }))
+            .map(|peer| json!({ "name": peer.name, "state": peer.state, "reason": peer.reason, "remedy": remedy(peer) }))
             .collect();
         streams.json(&json!({ "schema": SCHEMA, "ok": all_up, "peers": peers }))?;
     } else {
@@ -48,7 +49,7 @@ fn outcome(peer: &Peer, wait: u16) -> String {
     match peer.state {
         PeerState::Up => format!("{}: up", peer.name),
         _ => {
-            let remedy = peer.remedy.as_deref().map(|remedy| format!("; {}", clean(remedy))).unwrap_or_default();
+            let remedy = remedy(peer).map(|remedy| format!("; {}", clean(&remedy))).unwrap_or_default();
             format!("{}: not up after {wait} s: {}{remedy}", peer.name, clean(peer.reason.as_deref().unwrap_or("no reason known")))
         }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::client::{Client, require_peer};
 use super::{Failure, NO, Streams, YES};
 use crate::admin::PeerState;
-use crate::show::{Options, render};
+use crate::show::{Options, remedy, render};
 
 /// The time between the two looks from which rates are told. Short enough not to be felt, long enough for a steady figure.
 const LOOK: Duration = Duration::from_millis(250);
@@ -18,6 +18,9 @@ pub(super) fn run(run_dir: &Path, peer: Option<&str>, json: bool, streams: &mut 
     if json {
         // A script works out rates from the counters of its own two looks.
         state.peers.retain(|shown| peer.is_none_or(|name| name == shown.name));
+        for shown in &mut state.peers {
+            shown.remedy = remedy(shown);
+        }
         streams.json(&state)?;
     } else {
         let first = Instant::now();

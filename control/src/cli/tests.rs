@@ -137,6 +137,16 @@ fn show_prints_the_screen_or_the_state() {
     let (code, out, _) = run(directory.path(), &["show", "--json"]);
     assert_eq!((code, serde_json::from_str::<State>(&out).expect("the state")), (YES, state()));
     daemon.join().expect("ended");
+
+    let directory = Directory::new("show-remedy");
+    let mut unknowing = state();
+    unknowing.peers.iter_mut().for_each(|peer| peer.remedy = None);
+    let daemon = directory.daemon(answering(unknowing));
+    let (_, out, _) = run(directory.path(), &["show", "--json"]);
+    let shown: State = serde_json::from_str(&out).expect("the state");
+    let remedies: Vec<bool> = shown.peers.iter().map(|peer| peer.remedy.is_some()).collect();
+    assert_eq!(remedies, [false, true], "there is always something to try for what is not up");
+    daemon.join().expect("ended");
 }
 
 #[test]

@@ -166,6 +166,33 @@ fn endpoints_and_identities_are_shown_as_they_are_written() {
     for text in ["", "a b", "keyid:", "keyid:0x", "keyid:0x0", "a\nb"] {
         assert!(Identity::parse(text).is_err(), "{text}");
     }
+    for (length, good) in [(255, true), (256, false)] {
+        assert_eq!(Identity::parse(&"x".repeat(length)).is_ok(), good, "{length}");
+        assert_eq!(Identity::parse(&format!("keyid:{}", "x".repeat(length))).is_ok(), good, "{length}");
+    }
+    let label = "x".repeat(63);
+    for (host, good) in [(format!("{label}.a"), true), (format!("{label}x.a"), false), ([label.as_str(); 4].join("."), false)] {
+        assert_eq!(super::Endpoint::parse(&host).is_ok(), good, "{host}");
+    }
+}
+
+#[test]
+fn names_are_short_and_plain() {
+    let long = "x".repeat(63);
+    for (name, good) in [
+        ("a", true),
+        ("_a.b-c", true),
+        ("9", true),
+        (long.as_str(), true),
+        ("", false),
+        ("-a", false),
+        (".a", false),
+        ("a b", false),
+        ("ä", false),
+    ] {
+        assert_eq!(super::local::parse_name(name, "site").is_ok(), good, "{name}");
+    }
+    assert!(super::local::parse_name(&format!("{long}x"), "site").is_err());
 }
 
 #[test]

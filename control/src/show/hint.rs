@@ -2,6 +2,32 @@
 
 use penstock_uapi::{Counter, Drop};
 
+use crate::admin::{Peer, PeerState};
+
+/// What to try when a peer is not up: what the daemon says, or what its reason usually calls for; nothing for one that is up.
+#[must_use]
+pub fn remedy(peer: &Peer) -> Option<String> {
+    if peer.state == PeerState::Up || peer.remedy.is_some() {
+        return peer.remedy.clone().filter(|_| peer.state != PeerState::Up);
+    }
+    if peer.state == PeerState::Down {
+        return Some(format!("penstock up {}", peer.name));
+    }
+    let reason = peer.reason.as_deref().unwrap_or_default();
+    let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
+    Some(if says(&["does not answer", "no answer"]) {
+        format!("does penstockd run there, and does UDP reach {}? a firewall between, or another port?", peer.endpoint)
+    } else if says(&["AUTHENTICATION_FAILED", "it says it is"]) {
+        format!("compare both sites: the key; \"{}\" must be their remote_id, \"{}\" their local_id", peer.local_id, peer.remote_id)
+    } else if says(&["NO_PROPOSAL_CHOSEN", "proposal", "group"]) {
+        "compare suites at both sites; AES-GCM and X25519 are needed".into()
+    } else if says(&["TS_UNACCEPTABLE", "selectors"]) {
+        "local_subnets here must be subnets there, and the other way round".into()
+    } else {
+        format!("penstockd's log says more; penstock up {} tries at once", peer.name)
+    })
+}
+
 /// The hint for a reason by its name; nothing for a name that a newer daemon made up.
 pub(super) fn drop_hint(name: &str) -> &'static str {
     Drop::ALL.iter().find(|reason| reason.name() == name).map_or("", |reason| hint(*reason))
@@ -58,8 +84,40 @@ pub(super) fn counter_hint(counter: Counter) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::drop_hint;
+    use super::{drop_hint, remedy};
+    use crate::admin::{Peer, PeerState};
     use penstock_uapi::Drop;
+
+    #[test]
+    fn a_peer_that_is_not_up_always_has_something_to_try() {
+        let peer = |state: PeerState, reason: &str| Peer {
+            name: "london".into(),
+            endpoint: "203.0.113.7:4500".into(),
+            local_id: "frankfurt".into(),
+            remote_id: "uk".into(),
+            state,
+            reason: Some(reason.into()),
+            ..Peer::default()
+        };
+        for (reason, part) in [
+            ("london does not answer: 6 tries in 30 s", "does UDP reach 203.0.113.7:4500"),
+            (
+                "london refused us: AUTHENTICATION_FAILED of our identity, key or offer",
+                "\"frankfurt\" must be their remote_id, \"uk\" their local_id",
+            ),
+            ("we refused london: it says it is paris", "must be their remote_id"),
+            ("london refused us: NO_PROPOSAL_CHOSEN for the first child", "compare suites"),
+            ("london refused us: TS_UNACCEPTABLE for the first child", "local_subnets here must be subnets there"),
+            ("something new", "penstockd's log says more"),
+        ] {
+            let tried = remedy(&peer(PeerState::Connecting, reason)).expect("something to try");
+            assert!(tried.contains(part), "{reason}: {tried}");
+        }
+        assert_eq!(remedy(&peer(PeerState::Down, "closed")).as_deref(), Some("penstock up london"));
+        assert_eq!(remedy(&peer(PeerState::Up, "")), None);
+        let told = Peer { remedy: Some("do this".into()), ..peer(PeerState::Connecting, "london does not answer") };
+        assert_eq!(remedy(&told).as_deref(), Some("do this"));
+    }
 
     #[test]
     fn every_reason_has_a_hint_and_unknown_names_have_none() {

@@ -224,6 +224,18 @@ const CASES: &[Case] = &[
         ],
     },
     Case {
+        edits: &[("[interface.pen0]", "[interface.-pen]")],
+        lines: &[
+            r#"penstock.toml:4: interface.-pen: "-pen" is no interface name; use 1 to 15 letters, digits, '.', '_' and '-', for example [interface.pen0]"#,
+        ],
+    },
+    Case {
+        edits: &[("[interface.pen0]", r#"[interface.".."]"#)],
+        lines: &[
+            r#"penstock.toml:4: interface...: ".." is no interface name; use 1 to 15 letters, digits, '.', '_' and '-', for example [interface.pen0]"#,
+        ],
+    },
+    Case {
         edits: &[(ADDRESS, "[\"192.168.192.1/30\"]\n[interface.pen1]\naddress = [\"10.0.0.1/24\"]")],
         lines: &["penstock.toml:6: interface.pen1: a second interface beside pen0; keep one; a daemon has one interface"],
     },
@@ -253,13 +265,14 @@ const CASES: &[Case] = &[
         ],
     },
     Case {
-        edits: &[(ADDRESS, r#"["192.168.192.1", "192.168.192.0/30", "192.168.192.3/30", "0.0.0.0/0", "127.0.0.1/8"]"#)],
+        edits: &[(ADDRESS, r#"["192.168.192.1", "192.168.192.0/30", "192.168.192.3/30", "0.0.0.0/0", "127.0.0.1/8", "224.0.0.9/24"]"#)],
         lines: &[
             r#"penstock.toml:5: interface.pen0.address: "192.168.192.0/30" is the network's own or broadcast address; write the address of this machine in it, for example "192.168.192.1/30""#,
             r#"penstock.toml:5: interface.pen0.address: "192.168.192.1" has no prefix length; write for example "10.43.0.0/24" or "2001:db8:43::/64""#,
             r#"penstock.toml:5: interface.pen0.address: "192.168.192.3/30" is the network's own or broadcast address; write the address of this machine in it, for example "192.168.192.1/30""#,
             r#"penstock.toml:5: interface.pen0.address: 0.0.0.0 cannot be an interface's address; write a private address with its prefix length, for example "192.168.192.1/30""#,
             r#"penstock.toml:5: interface.pen0.address: 127.0.0.1 cannot be an interface's address; write a private address with its prefix length, for example "192.168.192.1/30""#,
+            r#"penstock.toml:5: interface.pen0.address: 224.0.0.9 cannot be an interface's address; write a private address with its prefix length, for example "192.168.192.1/30""#,
         ],
     },
     Case {
@@ -305,6 +318,12 @@ const CASES: &[Case] = &[
         edits: &[(ENDPOINT, r#"endpoint = "0.0.0.0""#)],
         lines: &[
             "penstock.toml:8: peer.london.endpoint: 0.0.0.0 is no address of one machine; write the address or name under which the peer is reached",
+        ],
+    },
+    Case {
+        edits: &[(ENDPOINT, r#"endpoint = "[ff02::1]:4500""#)],
+        lines: &[
+            "penstock.toml:8: peer.london.endpoint: ff02::1 is no address of one machine; write the address or name under which the peer is reached",
         ],
     },
     Case {
@@ -492,4 +511,14 @@ fn mistakes_in_every_file_come_out_in_the_order_of_files_and_lines() {
         ["penstock.toml:2: site.name", "peers.d/a.toml:2: peer.oslo.endpoint", "peers.d/a.toml:3: peer.oslo.subnets"],
         "{lines:?}"
     );
+}
+
+#[test]
+fn no_more_workers_than_an_spi_can_name() {
+    let place = Place::new("cpus");
+    let cpus = |count: usize| GOOD.replace("\n\n[interface", &format!("\ncpus = {:?}\n\n[interface", (0..count).collect::<Vec<_>>()));
+    place.write("penstock.toml", cpus(256).as_bytes(), 0o644);
+    assert_eq!(super::Config::load(&place.main()).expect("a good configuration").site.cpus.map(|cpus| cpus.len()), Some(256));
+    place.write("penstock.toml", cpus(257).as_bytes(), 0o644);
+    assert_eq!(place.complaints(), ["penstock.toml:3: site.cpus: names 257 CPUs; name 256 at most"]);
 }
