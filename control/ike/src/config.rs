@@ -29,10 +29,16 @@ pub struct Config {
     pub cookie_over_half_open: usize,
     /// How long a half-open IKE SA of an initiator that falls silent is kept.
     pub half_open_ms: u64,
+    /// How long an unauthenticated refusal may be put right by a better answer before it is believed.
+    pub doubt_ms: u64,
     /// How long the inbound SA of a replaced or deleted pair goes on receiving.
     pub drain_ms: u32,
     /// After how long a responder's additional child is sent on even if nothing came in by it.
     pub switch_ms: u32,
+    /// Key exchange groups, the preferred one first; the initiator sends its public value in the first one.
+    pub groups: Vec<Group>,
+    /// Ciphers for IKE's own messages, the preferred one first.
+    pub ike_suites: Vec<Suite>,
     /// How long an engine step may take before it counts as failed.
     pub engine_ms: u64,
 }
@@ -48,8 +54,11 @@ impl Default for Config {
             retry_last_ms: 60_000,
             cookie_over_half_open: 30,
             half_open_ms: 30_000,
+            doubt_ms: 2_000,
             drain_ms: 5_000,
             switch_ms: 1_000,
+            groups: vec![Group::X25519, Group::P256],
+            ike_suites: vec![Suite::Aes256Gcm16, Suite::Aes128Gcm16],
             engine_ms: 5_000,
         }
     }
@@ -68,13 +77,65 @@ pub enum Identity {
     KeyId(Vec<u8>),
 }
 
-/// A cipher for ESP: AES-GCM with a 16-byte ICV (RFC 4106).
+/// A group for the key exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Group {
+    /// Curve25519 (RFC 8031).
+    X25519,
+    /// The NIST curve P-256 (RFC 5903).
+    P256,
+}
+
+/// A cipher for ESP and for IKE itself: AES-GCM with a 16-byte ICV (RFC 4106).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Suite {
     /// 128-bit key.
     Aes128Gcm16,
     /// 256-bit key.
     Aes256Gcm16,
+}
+
+impl Identity {
+    /// Type and data as they go on the wire.
+    pub(crate) fn parts(&self) -> (u8, Vec<u8>) {
+        match self {
+            Self::Address(IpAddr::V4(address)) => (1, address.octets().to_vec()),
+            Self::Fqdn(name) => (2, name.as_bytes().to_vec()),
+            Self::Email(name) => (3, name.as_bytes().to_vec()),
+            Self::Address(IpAddr::V6(address)) => (5, address.octets().to_vec()),
+            Self::KeyId(bytes) => (11, bytes.clone()),
+        }
+    }
+
+    /// The body of its identification payload.
+    pub(crate) fn body(&self) -> Vec<u8> {
+        let (kind, data) = self.parts();
+        [&[kind, 0, 0, 0], data.as_slice()].concat()
+    }
+
+    /// Whether type and data from the wire are this identity.
+    pub(crate) fn is(&self, kind: u8, data: &[u8]) -> bool {
+        let own = self.parts();
+        (own.0, own.1.as_slice()) == (kind, data)
+    }
+}
+
+/// An identity from the wire for a message to people: printable, and cut to a length that fits a line.
+pub(crate) fn describe_identity(kind: u8, data: &[u8]) -> String {
+    let name = match (kind, data.len()) {
+        (1, 4) => <[u8; 4]>::try_from(data).map(|v4| IpAddr::from(v4).to_string()).unwrap_or_default(),
+        (5, 16) => <[u8; 16]>::try_from(data).map(|v6| IpAddr::from(v6).to_string()).unwrap_or_default(),
+        (2 | 3, _) => String::from_utf8_lossy(data.get(..64).unwrap_or(data)).escape_debug().to_string(),
+        _ => data.iter().take(32).map(|byte| format!("{byte:02x}")).collect(),
+    };
+    let kind = match kind {
+        1 | 5 => "address",
+        2 => "name",
+        3 => "email",
+        11 => "key id",
+        _ => "identity of an unknown type",
+    };
+    format!("{kind} {name}")
 }
 
 /// A pre-shared key. Wiped when dropped; never printed.
@@ -128,4 +189,19 @@ pub struct PeerConfig {
     pub per_core: bool,
     /// Try again for ever after a failure or when the peer goes away; the first try is [`crate::Ike::initiate`]'s.
     pub start: bool,
+}
+
+impl PeerConfig {
+    /// Whether an IKE SA made under this configuration would be made alike under the other one.
+    pub(crate) fn negotiates_as(&self, other: &Self) -> bool {
+        self.local_id == other.local_id
+            && self.remote_id == other.remote_id
+            && self.psk.expose() == other.psk.expose()
+            && self.local_subnets == other.local_subnets
+            && self.remote_subnets == other.remote_subnets
+            && self.esp_suites == other.esp_suites
+            && self.endpoint == other.endpoint
+            && self.local == other.local
+            && self.per_core == other.per_core
+    }
 }

@@ -1,13 +1,59 @@
 //! IKEv2 (RFC 7296) as a pure state machine: datagrams, time and randomness in; datagrams, key installs and events out.
+//!
+//! There is no I/O here, no clock, no global state, and no way to panic from the wire, so that a thousand simulated
+//! peers run in memory from a seed. The way of a key, from the first datagram to the engine:
+//!
+//! ```text
+//!   receive ─► dispatch ─► exchange::init ──► crypto::IkeKeys (X25519, prf+)
+//!                 │             │
+//!                 │        exchange::auth ──► who is it? (psk_auth)
+//!                 │             │
+//!                 │        exchange::child ─► proposal, selector ─► crypto::child_keys
+//!                 │                                                      │
+//!   tick ─► life (retransmit, retry)        Output::InstallInbound ◄─────┤ first, and acknowledged by `installed`
+//!                 │                         Output::Send (response) ◄────┤ only then, where we respond
+//!              rival (two IKE SAs)          Output::InstallOutbound ◄────┘ then the other direction
+//! ```
+//!
+//! Installing goes in two phases. Where we initiate: [`Output::Expect`], and the request leaves after
+//! [`Ike::expected`]; on the response [`Output::InstallInbound`]; after [`Ike::installed`] the outbound SA takes over at
+//! once; after [`Ike::activated`] the child is up, and what it replaces is deleted. Where we respond: inbound first, the
+//! response after [`Ike::installed`], and the outbound SA waits for the peer's first packet or its DELETE.
+//!
+//! The caller owns sockets and timers: it gives every IKE datagram (without the non-ESP marker of RFC 3948) to
+//! [`Ike::receive`], calls [`Ike::tick`] no later than [`Ike::next_deadline`], and after each call takes from
+//! [`Ike::poll`] until it is empty. Rekeying, DPD, NAT keepalives, fragmentation and certificates have their places
+//! (a child with a predecessor, [`retransmit::Purpose`], the header's exchange, the AUTH method) but are not here yet.
+
+mod child;
 pub mod config;
+mod context;
+mod cookie;
+mod crypto;
+mod dispatch;
+mod error;
+mod exchange;
+mod life;
+mod message;
 pub mod output;
+mod proposal;
+mod retransmit;
+mod rival;
+mod sa;
+mod selector;
 pub mod snapshot;
 
-pub use config::{Config, Identity, PeerConfig, PeerId, Psk, Suite};
+pub use config::{Config, Group, Identity, PeerConfig, PeerId, Psk, Suite};
 pub use output::{ChildId, ChildKeys, Host, Level, Nat, Output, Selectors, When};
 pub use snapshot::{ChildSnapshot, IkeSnapshot, PeerSnapshot, PeerState};
 
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::sync::Arc;
+
+use context::{Context, Peer};
+use cookie::Cookies;
+use sa::IkeSa;
 
 /// Why [`Ike::create_child`] did nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,55 +78,177 @@ pub enum CreateRefused {
 /// All IKE SAs of one site.
 #[derive(Debug)]
 pub struct Ike {
-    config: Config,
+    cx: Context,
+    /// By our SPI.
+    sas: BTreeMap<u64, IkeSa>,
+    /// First messages that were answered, by sender and digest.
+    firsts: HashMap<(SocketAddr, [u8; 32]), u64>,
+    cookies: Cookies,
+    /// The key that strangers' proofs are verified against.
+    decoy: Psk,
 }
 
-#[allow(unused_variables, missing_docs)]
 impl Ike {
     /// `now` is any monotonic count of milliseconds; every later `now` must not be smaller.
     pub fn new(config: Config, now: u64, host: &mut dyn Host) -> Self {
-        Self { config }
+        let (mut seed, mut decoy) = ([0; 8], vec![0; 32]);
+        host.random(&mut seed);
+        host.random(&mut decoy);
+        let cx = Context::new(config, now, u64::from_ne_bytes(seed));
+        let cookies = Cookies::new(now, host);
+        Self { cx, sas: BTreeMap::new(), firsts: HashMap::new(), cookies, decoy: Psk::new(decoy) }
     }
-    /// Adds or replaces a peer. Nothing is sent before [`Ike::initiate`]; a replaced peer's SAs stay unless what was negotiated changed (then they are closed).
-    pub fn set_peer(&mut self, now: u64, peer: PeerConfig) {}
-    /// Closes and forgets.
-    pub fn remove_peer(&mut self, now: u64, peer: PeerId) {}
-    /// Starts an IKE SA with the peer, even beside an established one (which it then replaces without a gap).
-    pub fn initiate(&mut self, now: u64, peer: PeerId, initial_contact: bool, host: &mut dyn Host) {}
+
+    /// Adds or replaces a peer. Nothing is sent to a new one before [`Ike::initiate`]. The IKE SAs of a replaced one
+    /// stay if nothing that was negotiated with them has changed; else they are closed, and begun again where it starts.
+    pub fn set_peer(&mut self, now: u64, peer: PeerConfig) {
+        let (id, config) = (peer.id, Arc::new(peer));
+        let Some(state) = self.cx.peers.get_mut(&id) else {
+            let state = Peer::new(config, &self.cx.config);
+            self.cx.peers.insert(id, state);
+            return;
+        };
+        let same = state.config.negotiates_as(&config);
+        state.config = config;
+        if !same && self.of(id).next().is_some() {
+            self.shut(now, id, "its configuration has changed");
+            if let Some(state) = self.cx.peers.get_mut(&id).filter(|state| state.config.start && !state.closed) {
+                state.retry_at = Some(now);
+            }
+        }
+    }
+
+    /// Closes and forgets a peer.
+    pub fn remove_peer(&mut self, now: u64, peer: PeerId) {
+        self.close(now, peer);
+        self.cx.peers.remove(&peer);
+    }
+
+    /// Starts an IKE SA with the peer, even beside an established one, which it then replaces without a gap.
+    /// `initial_contact`: the engine holds nothing for this peer, and what the peer may hold for us is dead. A try that
+    /// is under way is left alone.
+    pub fn initiate(&mut self, now: u64, peer: PeerId, initial_contact: bool, host: &mut dyn Host) {
+        self.cx.tick();
+        if let Some(state) = self.cx.peers.get_mut(&peer) {
+            state.initial_contact = initial_contact;
+        }
+        self.start(now, peer, host);
+    }
+
     /// One more child for this core (RFC 9611).
+    ///
+    /// # Errors
+    /// Why not; none is worth asking again for at once.
     pub fn create_child(&mut self, now: u64, peer: PeerId, core: u16, host: &mut dyn Host) -> Result<ChildId, CreateRefused> {
-        Err(CreateRefused::NotUp)
+        self.cx.tick();
+        let spi = self.winner(peer).ok_or(CreateRefused::NotUp)?;
+        let sa = self.sas.get_mut(&spi).ok_or(CreateRefused::NotUp)?;
+        if !sa.confirmed && sa.initiator {
+            return Err(CreateRefused::NotUp);
+        }
+        if !sa.per_core {
+            return Err(CreateRefused::NotPerCore);
+        }
+        if sa.children.values().any(|child| child.core == Some(core)) {
+            return Err(CreateRefused::Exists);
+        }
+        if sa.full || sa.children.len() >= exchange::child::CHILDREN_MAX {
+            return Err(CreateRefused::Full);
+        }
+        let child = exchange::child::prepare(&mut self.cx, now, peer, Some(core), host).ok_or(CreateRefused::NoSpi)?;
+        let id = child.id;
+        sa.children.insert(id, child);
+        Ok(id)
     }
-    /// Deletes one child pair (an idle per-core one).
-    pub fn delete_child(&mut self, now: u64, child: ChildId) {}
-    /// DELETE of everything with this peer; it stays down until [`Ike::initiate`].
-    pub fn close(&mut self, now: u64, peer: PeerId) {}
-    /// Whether a DELETE is still unanswered: what a clean stop waits for (bounded).
+
+    /// Deletes one child, such as an idle core's. With the last one its IKE SA closes.
+    pub fn delete_child(&mut self, now: u64, child: ChildId) {
+        self.cx.tick();
+        self.drop_child(now, child);
+    }
+
+    /// DELETE of everything with this peer; it stays closed, and is refused if it comes, until [`Ike::initiate`].
+    pub fn close(&mut self, now: u64, peer: PeerId) {
+        self.cx.tick();
+        if let Some(state) = self.cx.peers.get_mut(&peer) {
+            state.closed = true;
+        }
+        self.shut(now, peer, "is closed");
+    }
+
+    /// Whether a DELETE is still unanswered: what a clean stop waits for, within bounds of its own.
+    #[must_use]
     pub fn closing(&self) -> bool {
-        false
+        self.sas.values().any(|sa| matches!(sa.stage, sa::Stage::Leaving))
     }
-    /// A datagram, without the non-ESP marker.
-    pub fn receive(&mut self, now: u64, from: SocketAddr, to: SocketAddr, message: &[u8], host: &mut dyn Host) {}
+
+    /// A datagram that came from `from` to our `to`, without the non-ESP marker.
+    pub fn receive(&mut self, now: u64, from: SocketAddr, to: SocketAddr, message: &[u8], host: &mut dyn Host) {
+        self.cx.tick();
+        self.dispatch(now, from, to, message, host);
+    }
+
     /// Lets time pass.
-    pub fn tick(&mut self, now: u64, host: &mut dyn Host) {}
+    pub fn tick(&mut self, now: u64, host: &mut dyn Host) {
+        self.cx.tick();
+        self.on_tick(now, host);
+    }
+
     /// When [`Ike::tick`] wants to be called at the latest.
+    #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
-        None
+        let sas = self.sas.values().filter_map(IkeSa::next_deadline);
+        sas.chain(self.cx.peers.values().filter_map(|peer| peer.retry_at)).min()
     }
-    /// The next thing to do; call until `None` after every other call.
+
+    /// The next thing to do; to be called until `None` after every other call.
     pub fn poll(&mut self) -> Option<Output> {
-        None
+        self.cx.outputs.pop_front()
     }
-    /// The engine parks packets for this child's SPI ([`Output::Expect`] done).
-    pub fn expected(&mut self, now: u64, child: ChildId) {}
-    /// [`Output::InstallInbound`] done.
-    pub fn installed(&mut self, now: u64, child: ChildId) {}
-    /// [`Output::InstallOutbound`] done.
-    pub fn activated(&mut self, now: u64, child: ChildId) {}
-    /// Any of the three failed.
-    pub fn install_failed(&mut self, now: u64, child: ChildId, reason: &str) {}
-    /// Everything `show` wants to know, peers in order of their ids.
-    pub fn snapshot(&self, now: u64) -> Vec<PeerSnapshot> {
-        Vec::new()
+
+    /// The engine parks packets for this child's SPI: [`Output::Expect`] is done.
+    pub fn expected(&mut self, now: u64, child: ChildId) {
+        self.cx.tick();
+        self.on_expected(now, child);
+    }
+
+    /// [`Output::InstallInbound`] is done.
+    pub fn installed(&mut self, now: u64, child: ChildId) {
+        self.cx.tick();
+        self.on_installed(now, child);
+    }
+
+    /// [`Output::InstallOutbound`] is done.
+    pub fn activated(&mut self, now: u64, child: ChildId) {
+        self.cx.tick();
+        self.on_activated(now, child);
+    }
+
+    /// One of the three has failed.
+    pub fn install_failed(&mut self, now: u64, child: ChildId, reason: &str) {
+        self.cx.tick();
+        self.on_failed(now, child, reason);
+    }
+
+    /// Closes all IKE SAs of a peer and says that it is down.
+    fn shut(&mut self, now: u64, peer: PeerId, why: &str) {
+        let all: Vec<u64> = self.of(peer).collect();
+        if let Some(state) = self.cx.peers.get_mut(&peer) {
+            state.retry_at = None;
+            if std::mem::take(&mut state.up) {
+                let reason = format!("{} {why}", state.config.name);
+                self.cx.outputs.push_back(Output::Down { peer, reason });
+            }
+        }
+        for spi in all {
+            match self.sas.get(&spi).map(|sa| &sa.stage) {
+                Some(sa::Stage::Established) => self.leave(now, spi),
+                Some(sa::Stage::Leaving) => {}
+                _ => self.remove(now, spi, None),
+            }
+        }
+        if let Some(state) = self.cx.peers.get_mut(&peer) {
+            state.retry_at = None;
+        }
     }
 }

@@ -2,6 +2,11 @@
 
 use std::net::SocketAddr;
 
+use crate::Ike;
+use crate::child::Child;
+use crate::context::Peer;
+use crate::sa::{IkeSa, Stage};
+
 use crate::config::{PeerId, Suite};
 use crate::output::{ChildId, Nat, Selectors};
 
@@ -75,7 +80,7 @@ pub struct ChildSnapshot {
     pub outbound_spi: u32,
     /// The core it was asked for; `None`: the host's choice.
     pub core: Option<u16>,
-    /// Its state as one word: `expecting`, `requested`, `installing`, `up` or `leaving`.
+    /// Its state as one word: `expecting`, `requested`, `installing` or `up`.
     pub state: &'static str,
     /// Its cipher, once agreed.
     pub suite: Option<Suite>,
@@ -87,4 +92,65 @@ pub struct ChildSnapshot {
     pub selectors: Selectors,
     /// Milliseconds since its first step.
     pub age_ms: u64,
+}
+
+impl Ike {
+    /// Everything that `show` wants to know, peers in the order of their ids.
+    #[must_use]
+    pub fn snapshot(&self, now: u64) -> Vec<PeerSnapshot> {
+        self.cx.peers.iter().map(|(id, peer)| self.snapshot_peer(now, *id, peer)).collect()
+    }
+
+    fn snapshot_peer(&self, now: u64, id: PeerId, peer: &Peer) -> PeerSnapshot {
+        let winner = self.winner(id);
+        let mut sas: Vec<&IkeSa> = self.sas.values().filter(|sa| sa.peer == Some(id)).collect();
+        sas.sort_by_key(|sa| (Some(sa.spi) != winner, sa.began));
+        let connecting = sas.iter().any(|sa| sa.starting() || matches!(sa.stage, Stage::Answering | Stage::Established));
+        let state = match (winner.is_some(), peer.closed, connecting) {
+            (true, _, _) => PeerState::Up,
+            (_, true, _) => PeerState::Closed,
+            (_, _, true) => PeerState::Connecting,
+            _ => PeerState::Down,
+        };
+        PeerSnapshot {
+            peer: id,
+            name: peer.config.name.clone(),
+            state,
+            ike: sas.into_iter().map(|sa| snapshot_ike(now, sa)).collect(),
+            last_error: peer.last_error.clone(),
+            retry_in_ms: peer.retry_at.map(|at| at.saturating_sub(now)),
+        }
+    }
+}
+
+fn snapshot_ike(now: u64, sa: &IkeSa) -> IkeSnapshot {
+    IkeSnapshot {
+        local_spi: sa.spi,
+        remote_spi: sa.remote_spi,
+        initiator: sa.initiator,
+        state: sa.stage_name(),
+        local: sa.local,
+        remote: sa.remote,
+        suite: sa.suite,
+        nat: sa.nat,
+        penstock: sa.penstock,
+        per_core: sa.per_core,
+        age_ms: now.saturating_sub(sa.started),
+        children: sa.children.values().map(|child| snapshot_child(now, child)).collect(),
+    }
+}
+
+fn snapshot_child(now: u64, child: &Child) -> ChildSnapshot {
+    ChildSnapshot {
+        child: child.id,
+        inbound_spi: child.spi,
+        outbound_spi: child.remote_spi,
+        core: child.core,
+        state: child.step_name(),
+        suite: child.suite,
+        esn: child.esn,
+        fallback: child.fallback,
+        selectors: child.selectors.clone(),
+        age_ms: now.saturating_sub(child.started),
+    }
 }

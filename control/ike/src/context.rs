@@ -1,0 +1,96 @@
+//! What every IKE SA of the site shares: limits, peers, the queue of things to do, and the count of events.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::config::{Config, PeerConfig, PeerId};
+use crate::error::{Fault, Rate};
+use crate::output::{ChildId, Level, Output};
+use crate::retransmit::Jitter;
+
+/// Everything beside the IKE SAs themselves.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) config: Config,
+    pub(crate) peers: BTreeMap<PeerId, Peer>,
+    pub(crate) outputs: VecDeque<Output>,
+    pub(crate) jitter: Jitter,
+    strangers: Rate,
+    /// Counts what happened, so that two things of the same millisecond have an order.
+    pub(crate) event: u64,
+    next_child: u64,
+}
+
+/// A peer and how we stand with it.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) config: Arc<PeerConfig>,
+    /// Closed by the operator: no retry, and no IKE SA for it if it comes.
+    pub(crate) closed: bool,
+    pub(crate) initial_contact: bool,
+    pub(crate) retry_at: Option<u64>,
+    pub(crate) pause: u64,
+    pub(crate) last_error: Option<String>,
+    /// What the daemon was told last.
+    pub(crate) up: bool,
+}
+
+impl Peer {
+    pub(crate) fn new(config: Arc<PeerConfig>, config_of_site: &Config) -> Self {
+        let pause = config_of_site.retry_first_ms;
+        Self { config, closed: false, initial_contact: true, retry_at: None, pause, last_error: None, up: false }
+    }
+}
+
+impl Context {
+    pub(crate) fn new(config: Config, now: u64, seed: u64) -> Self {
+        let (peers, outputs) = (BTreeMap::new(), VecDeque::new());
+        Self { config, peers, outputs, jitter: Jitter::new(seed), strangers: Rate::new(now), event: 0, next_child: 0 }
+    }
+
+    /// The place of what happens now among all events.
+    pub(crate) fn tick(&mut self) -> u64 {
+        self.event = self.event.saturating_add(1);
+        self.event
+    }
+
+    pub(crate) fn child_id(&mut self) -> ChildId {
+        self.next_child = self.next_child.saturating_add(1);
+        ChildId(self.next_child)
+    }
+
+    pub(crate) fn peer(&self, peer: PeerId) -> Option<Arc<PeerConfig>> {
+        self.peers.get(&peer).map(|peer| Arc::clone(&peer.config))
+    }
+
+    pub(crate) fn name(&self, peer: PeerId) -> String {
+        self.peers.get(&peer).map_or_else(|| format!("peer {}", peer.0), |peer| peer.config.name.clone())
+    }
+
+    pub(crate) fn send(&mut self, from: SocketAddr, to: SocketAddr, message: Vec<u8>) {
+        self.outputs.push_back(Output::Send { from, to, message });
+    }
+
+    /// A line about a peer that has proved who it is, or that we talk to of our own accord.
+    pub(crate) fn event(&mut self, peer: PeerId, level: Level, text: String) {
+        self.outputs.push_back(Output::Event { peer: Some(peer), level, text });
+    }
+
+    /// A line about somebody who has proved nothing; bounded in rate.
+    pub(crate) fn stranger(&mut self, now: u64, text: String) {
+        let Some(suppressed) = self.strangers.take(now) else { return };
+        let more = if suppressed > 0 { format!(" ({suppressed} lines like this left out)") } else { String::new() };
+        self.outputs.push_back(Output::Event { peer: None, level: Level::Warning, text: text + &more });
+    }
+
+    /// Remembers what went wrong with a peer and says it.
+    pub(crate) fn fault(&mut self, peer: PeerId, fault: &Fault) -> String {
+        let text = fault.told(&self.name(peer));
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.last_error = Some(text.clone());
+        }
+        self.event(peer, fault.level(), text.clone());
+        text
+    }
+}

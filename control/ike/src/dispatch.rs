@@ -1,0 +1,241 @@
+//! A datagram's way to its IKE SA: version, exchange, window, decryption, and only then its content.
+//!
+//! Nothing is kept about a sender before it has shown a valid first message, and nothing is believed before it is
+//! decrypted. Answers to unproven addresses are never larger than what asked for them.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::Ike;
+use crate::crypto::sha256;
+use crate::error::Fault;
+use crate::exchange::{End, auth, child, informational, init};
+use crate::message::{Chain, Header, Payloads, exchange, notify};
+use crate::output::Host;
+use crate::retransmit::Purpose;
+use crate::sa::{Stage, plain};
+
+/// The most half-open IKE SAs; one more pushes out the oldest.
+const HALF_OPEN_MAX: usize = 512;
+/// The most of one address (of one /64 in IPv6); one more pushes out the oldest of them.
+const HALF_OPEN_PER_SOURCE_MAX: usize = 16;
+
+impl Ike {
+    pub(crate) fn dispatch(&mut self, now: u64, from: SocketAddr, to: SocketAddr, message: &[u8], host: &mut dyn Host) {
+        let Ok((header, body)) = Header::parse(message) else { return };
+        let way = Way { header, from, to, message };
+        // RFC 7296 section 2.5: a higher major version is answered with ours, in the clear.
+        if header.major > 2 && !header.response {
+            self.refuse(&way, notify::INVALID_MAJOR_VERSION, &[]);
+        }
+        if header.major != 2 {
+            return;
+        }
+        match (header.exchange, header.response) {
+            (exchange::INIT, false) => self.init_request(now, &way, body, host),
+            (exchange::INIT, true) => self.init_response(now, &way, host),
+            (_, false) => self.protected_request(now, &way, host),
+            (_, true) => self.protected_response(now, &way),
+        }
+    }
+
+    /// Answers without protection and without keeping anything; never with more bytes than came.
+    fn refuse(&mut self, way: &Way<'_>, kind: u16, data: &[u8]) {
+        let message = plain(&way.header.answer(way.header.spi_r), Chain::default().notify(kind, data));
+        if message.len() <= way.message.len() {
+            self.cx.send(way.to, way.from, message);
+        }
+    }
+
+    fn init_request(&mut self, now: u64, way: &Way<'_>, body: &[u8], host: &mut dyn Host) {
+        let header = way.header;
+        if !header.initiator || header.id != 0 || header.spi_r != 0 {
+            return;
+        }
+        let first = (way.from, sha256(way.message));
+        if let Some(spi) = self.firsts.get(&first) {
+            // Section 2.1: a repetition is answered with the same response; once IKE_AUTH has come it is only late.
+            if let Some(Stage::HalfOpen(half)) = self.sas.get(spi).map(|sa| &sa.stage) {
+                self.cx.send(way.to, way.from, half.response.clone());
+            }
+            return;
+        }
+        let Ok(payloads) = Payloads::parse(header.next, body) else { return };
+        if let Some(kind) = payloads.unknown_critical {
+            return self.refuse(way, notify::UNSUPPORTED_CRITICAL_PAYLOAD, &[kind]);
+        }
+        let Some(nonce) = payloads.nonce else { return };
+        let address = way.from.ip();
+        let shown = payloads.notify(notify::COOKIE).map(|cookie| cookie.data);
+        let proven = shown.is_some_and(|cookie| self.cookies.valid(now, cookie, nonce, address, header.spi_i, host));
+        let half_open = self.sas.values().filter(|sa| sa.peer.is_none()).count();
+        if !proven && half_open >= self.cx.config.cookie_over_half_open {
+            let cookie = self.cookies.bake(now, nonce, address, header.spi_i, host);
+            return self.refuse(way, notify::COOKIE, &cookie);
+        }
+        let spi = self.fresh_spi(host);
+        match init::on_request(&mut self.cx, now, spi, &header, (way.from, way.to), &payloads, way.message, host) {
+            init::Verdict::Ignore => {}
+            init::Verdict::Refuse(kind, data, text) => {
+                text.into_iter().for_each(|text| self.cx.stranger(now, text));
+                self.refuse(way, kind, &data);
+            }
+            // A request so short that the answer would be longer: the sender has to prove its address first.
+            init::Verdict::Open(_, response) if !proven && response.len() > way.message.len() => {
+                let cookie = self.cookies.bake(now, nonce, address, header.spi_i, host);
+                self.refuse(way, notify::COOKIE, &cookie);
+            }
+            init::Verdict::Open(mut sa, response) => {
+                self.make_room(now, address);
+                sa.first = Some(first);
+                self.firsts.insert(first, spi);
+                self.sas.insert(spi, *sa);
+                self.cx.send(way.to, way.from, response);
+            }
+        }
+    }
+
+    /// Keeps the number of half-open IKE SAs below its bounds.
+    fn make_room(&mut self, now: u64, address: IpAddr) {
+        let half_open = || self.sas.values().filter(|sa| sa.peer.is_none());
+        let same = half_open().filter(|sa| source(sa.remote.ip()) == source(address));
+        let oldest_of_source = (same.clone().count() >= HALF_OPEN_PER_SOURCE_MAX).then(|| same.min_by_key(|sa| sa.began));
+        let oldest = (half_open().count() >= HALF_OPEN_MAX).then(|| half_open().min_by_key(|sa| sa.began));
+        let spi = oldest_of_source.or(oldest).flatten().map(|sa| sa.spi);
+        if let Some(spi) = spi {
+            self.remove(now, spi, None);
+        }
+    }
+
+    fn init_response(&mut self, now: u64, way: &Way<'_>, host: &mut dyn Host) {
+        let spi = way.header.spi_i;
+        let Some(sa) = self.sas.get_mut(&spi).filter(|sa| sa.initiator) else { return };
+        let next = init::on_response(&mut self.cx, now, sa, &way.header, (way.from, way.to), way.message, host);
+        if let init::Next::Authenticate(response) = next
+            && let Err(end) = auth::prepare(&mut self.cx, now, sa, response, host)
+        {
+            self.end(now, spi, end);
+        }
+    }
+
+    /// Our SPI, if the message can belong to one of our IKE SAs.
+    fn find(&self, header: &Header) -> Option<u64> {
+        let (ours, theirs) = if header.initiator { (header.spi_r, header.spi_i) } else { (header.spi_i, header.spi_r) };
+        let sa = self.sas.get(&ours)?;
+        (sa.initiator != header.initiator && sa.remote_spi == theirs).then_some(ours)
+    }
+
+    fn protected_request(&mut self, now: u64, way: &Way<'_>, host: &mut dyn Host) {
+        let Some(spi) = self.find(&way.header) else { return };
+        let Some(sa) = self.sas.get_mut(&spi) else { return };
+        if way.header.id.checked_add(1) == Some(sa.replies.expected) {
+            // Section 2.1: only an exact repetition gets the same answer again.
+            if let Some((digest, Some(response))) = &sa.replies.last
+                && *digest == sha256(way.message)
+            {
+                self.cx.send(way.to, way.from, response.clone());
+            }
+            return;
+        }
+        let ready = match &sa.stage {
+            Stage::HalfOpen(_) => way.header.exchange == exchange::AUTH,
+            // Until our first child is in use we do not answer: an answer tells the peer that it is.
+            Stage::Established => !sa.initiator || sa.confirmed,
+            Stage::Leaving => true,
+            _ => false,
+        };
+        if way.header.id != sa.replies.expected || !ready {
+            return;
+        }
+        let Some((first, inner)) = sa.open(&way.header, way.message) else { return };
+        sa.accept_request(way.message);
+        let Ok(payloads) = Payloads::parse(first, &inner) else {
+            sa.reply(&mut self.cx, &way.header, way.from, way.to, Chain::default().notify(notify::INVALID_SYNTAX, &[]));
+            return self.end(now, spi, End::Drop(Fault::Misbehaved("a message that cannot be read".to_owned())));
+        };
+        if let Some(kind) = payloads.unknown_critical {
+            let mut chain = Chain::default();
+            sa.reply(&mut self.cx, &way.header, way.from, way.to, chain.notify(notify::UNSUPPORTED_CRITICAL_PAYLOAD, &[kind]));
+            if matches!(sa.stage, Stage::HalfOpen(_)) {
+                sa.stage = Stage::Refused;
+            }
+            return;
+        }
+        self.request(now, spi, way, &payloads, host);
+        self.after(now, spi);
+    }
+
+    /// A request that is from the peer and well formed.
+    fn request(&mut self, now: u64, spi: u64, way: &Way<'_>, payloads: &Payloads<'_>, host: &mut dyn Host) {
+        let Some(sa) = self.sas.get_mut(&spi) else { return };
+        let (cx, ends) = (&mut self.cx, (way.from, way.to));
+        match (way.header.exchange, &sa.stage) {
+            (exchange::AUTH, Stage::HalfOpen(_)) => {
+                let authentic = auth::on_request(cx, now, sa, &way.header, ends, payloads, &self.decoy, host);
+                if let auth::Authentic::Yes { initial_contact } = authentic {
+                    let done = sa.live();
+                    if initial_contact {
+                        self.supersede(now, spi);
+                    }
+                    if done {
+                        self.established(now, spi);
+                    }
+                }
+            }
+            (exchange::CREATE_CHILD, _) => {
+                sa.confirmed = true;
+                child::on_request(cx, now, sa, &way.header, ends, payloads, host);
+            }
+            (exchange::INFORMATIONAL, _) => {
+                sa.confirmed = true;
+                match informational::on_request(cx, sa, &way.header, ends, payloads) {
+                    Ok(()) => self.childless(now, spi, "deleted the last child"),
+                    Err(end) => self.end(now, spi, end),
+                }
+            }
+            _ => sa.reply(cx, &way.header, way.from, way.to, Chain::default().notify(notify::INVALID_SYNTAX, &[])),
+        }
+    }
+
+    fn protected_response(&mut self, now: u64, way: &Way<'_>) {
+        let Some(spi) = self.find(&way.header) else { return };
+        let Some(sa) = self.sas.get_mut(&spi) else { return };
+        if sa.requests.outstanding.as_ref().is_none_or(|request| request.id != way.header.id) {
+            return;
+        }
+        let Some((first, inner)) = sa.open(&way.header, way.message) else { return };
+        let Some(request) = sa.requests.outstanding.take() else { return };
+        let Ok(payloads) = Payloads::parse(first, &inner) else {
+            return self.end(now, spi, End::Delete(Fault::Misbehaved("an answer that cannot be read".to_owned())));
+        };
+        if let Some(kind) = payloads.unknown_critical {
+            return self.end(now, spi, End::Delete(Fault::Incompatible(format!("it needs payload {kind}, which we do not know"))));
+        }
+        sa.confirmed |= !sa.initiator;
+        match request.purpose {
+            Purpose::Auth => match auth::on_response(&mut self.cx, now, sa, &payloads) {
+                Ok(()) => self.established(now, spi),
+                Err(end) => self.end(now, spi, end),
+            },
+            Purpose::CreateChild(id, inbound) => child::on_response(&mut self.cx, now, sa, (id, inbound), &payloads),
+            Purpose::DeleteIke => self.remove(now, spi, None),
+            Purpose::Init | Purpose::DeleteChild | Purpose::Probe => {}
+        }
+        self.after(now, spi);
+    }
+}
+
+/// A message and where it travels.
+struct Way<'a> {
+    header: Header,
+    from: SocketAddr,
+    to: SocketAddr,
+    message: &'a [u8],
+}
+
+/// What counts as one sender: an IPv4 address, or an IPv6 network of 64 bits.
+fn source(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits() >> 64 << 64,
+    }
+}

@@ -1,0 +1,314 @@
+//! IKE_SA_INIT: algorithms, key exchange, nonces, NAT detection; everything before anybody is known
+//! (RFC 7296 sections 1.2, 2.6, 2.7, 2.10, 2.14, 2.23).
+//!
+//! Encapsulation in UDP is forced: the source hash that we send matches no address, so that every peer takes us to be
+//! behind a NAT. The vendor ID tells another Penstock that this NAT is pretended; the destination hash is true.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::config::{Config, Group, PeerConfig};
+use crate::context::Context;
+use crate::crypto::{Exchange, IkeKeys, Seeds, equal, sha1};
+use crate::error::Fault;
+use crate::exchange::child::nonce;
+use crate::message::{Chain, Header, Payloads, kind, notify};
+use crate::output::{Host, Nat};
+use crate::proposal::{self, Proposal};
+use crate::sa::{HalfOpen, IkeSa, Replies, Requests, Stage, Starting, plain};
+
+/// Our vendor ID: "the NAT in front of me is pretended". The last octet counts versions of what that implies.
+const VENDOR: &[u8; 16] = b"penstock-ike\x00\x00\x00\x01";
+/// How often an initiator starts over for a cookie or another group before it stops believing the answers.
+const ROUNDS_MAX: u32 = 4;
+
+/// Initiator: the first message. `None` only if the host's randomness makes no key.
+pub(crate) fn start(
+    cx: &mut Context,
+    now: u64,
+    config: &Arc<PeerConfig>,
+    spi: u64,
+    remote: SocketAddr,
+    host: &mut dyn Host,
+) -> Option<IkeSa> {
+    let group = cx.config.groups.first().copied().unwrap_or(Group::X25519);
+    let exchange = Exchange::new(group, host)?;
+    let any = if remote.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+    let local = SocketAddr::new(config.local.unwrap_or(any), cx.config.port);
+    let mut sa = empty(cx, now, spi, true, local, remote);
+    sa.peer = Some(config.id);
+    sa.nonce_i = nonce(host);
+    send(cx, now, &mut sa, Starting { exchange, cookie: Vec::new(), rounds: 0, request: Vec::new() }, host);
+    Some(sa)
+}
+
+fn empty(cx: &mut Context, now: u64, spi: u64, initiator: bool, local: SocketAddr, remote: SocketAddr) -> IkeSa {
+    IkeSa {
+        spi,
+        remote_spi: 0,
+        initiator,
+        peer: None,
+        local,
+        remote,
+        stage: Stage::Refused,
+        started: now,
+        first: None,
+        deadline: None,
+        began: cx.tick(),
+        established: None,
+        nonce_i: Vec::new(),
+        nonce_r: Vec::new(),
+        keys: None,
+        suite: "",
+        requests: Requests::default(),
+        replies: Replies::default(),
+        children: std::collections::BTreeMap::new(),
+        nat: Nat::default(),
+        penstock: false,
+        per_core: false,
+        full: false,
+        initial_contact: false,
+        confirmed: false,
+        probe_at: None,
+    }
+}
+
+fn send(cx: &mut Context, now: u64, sa: &mut IkeSa, mut starting: Starting, host: &mut dyn Host) {
+    let mut chain = Chain::default();
+    // Section 2.6: the cookie comes first, everything behind it unchanged.
+    if !starting.cookie.is_empty() {
+        chain.notify(notify::COOKIE, &starting.cookie);
+    }
+    chain.push(kind::SA, &proposal::write(&Proposal::ike(&cx.config.ike_suites, &cx.config.groups)));
+    chain.ke(starting.exchange.group.number(), &starting.exchange.public).nonce(&sa.nonce_i);
+    detection(&mut chain, sa.spi, 0, sa.remote, host);
+    starting.request = sa.send_init(cx, now, &chain);
+    sa.stage = Stage::Starting(Box::new(starting));
+}
+
+/// NAT detection notifications (section 2.23) and our vendor ID.
+fn detection(chain: &mut Chain, spi_i: u64, spi_r: u64, remote: SocketAddr, host: &mut dyn Host) {
+    let mut pretended = [0; 20];
+    host.random(&mut pretended);
+    chain.notify(notify::NAT_DETECTION_SOURCE_IP, &pretended);
+    chain.notify(notify::NAT_DETECTION_DESTINATION_IP, &address_hash(spi_i, spi_r, remote));
+    chain.push(kind::VENDOR, VENDOR);
+}
+
+fn address_hash(spi_i: u64, spi_r: u64, address: SocketAddr) -> Vec<u8> {
+    let ip = match address.ip() {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    sha1(&[&spi_i.to_be_bytes(), &spi_r.to_be_bytes(), &ip, &address.port().to_be_bytes()])
+}
+
+/// What the peer's notifications say, and whether it is a Penstock.
+fn detect(payloads: &Payloads<'_>, header: &Header, from: SocketAddr, to: SocketAddr) -> (Nat, bool) {
+    let penstock = payloads.vendors.iter().any(|vendor| equal(vendor, VENDOR));
+    let hash = |address| address_hash(header.spi_i, header.spi_r, address);
+    let matches = |kind, address| payloads.notifies.iter().any(|notify| notify.kind == kind && equal(notify.data, &hash(address)));
+    let said = |kind| payloads.notify(kind).is_some();
+    let here = said(notify::NAT_DETECTION_DESTINATION_IP) && !matches(notify::NAT_DETECTION_DESTINATION_IP, to);
+    let there = !penstock && said(notify::NAT_DETECTION_SOURCE_IP) && !matches(notify::NAT_DETECTION_SOURCE_IP, from);
+    (Nat { here, there }, penstock)
+}
+
+/// What an initiator does after an answer to its first message.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// Nothing: the answer was no answer, or is doubted.
+    Wait,
+    /// The keys are there; here is the responder's message. IKE_AUTH comes next.
+    Authenticate(Vec<u8>),
+}
+
+/// Initiator: an answer to IKE_SA_INIT. Nobody vouches for it, so a refusal is only doubted (section 2.21.1).
+pub(crate) fn on_response(
+    cx: &mut Context,
+    now: u64,
+    sa: &mut IkeSa,
+    header: &Header,
+    (from, to): (SocketAddr, SocketAddr),
+    message: &[u8],
+    host: &mut dyn Host,
+) -> Next {
+    let Some(body) = message.get(crate::message::header::BYTES..) else { return Next::Wait };
+    let Ok(payloads) = Payloads::parse(header.next, body) else { return Next::Wait };
+    let Stage::Starting(starting) = &mut sa.stage else { return Next::Wait };
+    if header.id != 0 || header.initiator || from.ip() != sa.remote.ip() {
+        return Next::Wait;
+    }
+    if let Some(cookie) = payloads.notify(notify::COOKIE) {
+        return follow(cx, now, sa, Follow::Cookie(cookie.data.to_vec()), host);
+    }
+    if let Some(error) = payloads.error() {
+        let group = <[u8; 2]>::try_from(error.data).ok().map(u16::from_be_bytes);
+        if let (notify::INVALID_KE_PAYLOAD, Some(group)) = (error.kind, group) {
+            return follow(cx, now, sa, Follow::Group(group), host);
+        }
+        let ours = proposal::describe(&Proposal::ike(&cx.config.ike_suites, &cx.config.groups));
+        return doubt(cx, now, sa, Fault::PeerRefused(format!("{} of our offer [{ours}]", notify::name(error.kind))));
+    }
+    let offer = Proposal::ike(&cx.config.ike_suites, &cx.config.groups);
+    match agree(&offer, starting, sa.spi, &sa.nonce_i, header, &payloads) {
+        Err(fault) => doubt(cx, now, sa, fault),
+        Ok((keys, suite, nonce_r)) => {
+            (sa.remote_spi, sa.keys, sa.suite, sa.nonce_r) = (header.spi_r, Some(keys), suite, nonce_r);
+            (sa.nat, sa.penstock) = detect(&payloads, header, from, to);
+            (sa.remote, sa.local) = (from, to);
+            sa.requests.outstanding = None;
+            Next::Authenticate(message.to_vec())
+        }
+    }
+}
+
+fn doubt(cx: &mut Context, now: u64, sa: &mut IkeSa, fault: Fault) -> Next {
+    if let Some(request) = &mut sa.requests.outstanding {
+        request.doubt(now, &cx.config, fault);
+    }
+    Next::Wait
+}
+
+enum Follow {
+    Cookie(Vec<u8>),
+    Group(u16),
+}
+
+/// Starts over with the cookie, or with a group that we offered and the peer prefers.
+fn follow(cx: &mut Context, now: u64, sa: &mut IkeSa, what: Follow, host: &mut dyn Host) -> Next {
+    let Stage::Starting(starting) = &sa.stage else { return Next::Wait };
+    let (rounds, current) = (starting.rounds, starting.exchange.group);
+    if rounds >= ROUNDS_MAX {
+        return doubt(cx, now, sa, Fault::Misbehaved("it asks for another cookie or group again and again".to_owned()));
+    }
+    let (cookie, exchange) = match what {
+        // Section 2.6: 1 to 64 octets.
+        Follow::Cookie(cookie) if (1..=64).contains(&cookie.len()) => (Some(cookie), None),
+        Follow::Cookie(_) => return doubt(cx, now, sa, Fault::Misbehaved("a cookie not of 1 to 64 octets".to_owned())),
+        Follow::Group(number) => {
+            let group = Group::from_number(number).filter(|group| cx.config.groups.contains(group) && *group != current);
+            let Some(group) = group else {
+                return doubt(cx, now, sa, Fault::Incompatible(format!("it wants key exchange group {number}, which we did not offer")));
+            };
+            (None, Exchange::new(group, host))
+        }
+    };
+    let Stage::Starting(starting) = std::mem::replace(&mut sa.stage, Stage::Refused) else { return Next::Wait };
+    let mut starting = *starting;
+    starting.rounds = rounds.saturating_add(1);
+    starting.cookie = cookie.unwrap_or(starting.cookie);
+    starting.exchange = exchange.unwrap_or(starting.exchange);
+    send(cx, now, sa, starting, host);
+    Next::Wait
+}
+
+type Agreed = (IkeKeys, &'static str, Vec<u8>);
+
+/// Checks the answer against the offer and derives the keys.
+fn agree(
+    offer: &Proposal,
+    starting: &Starting,
+    spi: u64,
+    nonce_i: &[u8],
+    header: &Header,
+    payloads: &Payloads<'_>,
+) -> Result<Agreed, Fault> {
+    let misbehaved = |what: &str| Fault::Misbehaved(what.to_owned());
+    if let Some(kind) = payloads.unknown_critical {
+        return Err(Fault::Incompatible(format!("it needs payload {kind}, which we do not know")));
+    }
+    let (Some(sa), Some(ke), Some(nonce_r)) = (payloads.sa, payloads.ke, payloads.nonce) else {
+        return Err(misbehaved("an answer without proposal, key exchange or nonce"));
+    };
+    if header.spi_r == 0 {
+        return Err(misbehaved("an answer without an SPI"));
+    }
+    let chosen = proposal::parse(sa).map_err(|malformed| misbehaved(malformed.0))?;
+    let chosen = chosen.first().filter(|first| chosen.len() == 1 && offer.allows(first));
+    let group = starting.exchange.group;
+    let Some((suite, name)) = chosen.filter(|chosen| chosen.group() == Some(group)).and_then(|chosen| described(chosen, group)) else {
+        return Err(misbehaved("it chose what was not offered"));
+    };
+    let shared = starting.exchange.agree(ke.public).filter(|_| ke.group == group.number());
+    let shared = shared.ok_or_else(|| misbehaved("its key exchange value is not a valid one"))?;
+    let seeds = Seeds { nonce_i, nonce_r, spi_i: spi, spi_r: header.spi_r };
+    let keys = IkeKeys::derive(suite, &shared, seeds, true).ok_or_else(|| Fault::Local("the cipher takes no key".to_owned()))?;
+    Ok((keys, name, nonce_r.to_vec()))
+}
+
+/// The cipher of a chosen proposal, and all of it as one word.
+fn described(chosen: &Proposal, group: Group) -> Option<(crate::config::Suite, &'static str)> {
+    use crate::config::Suite::{Aes128Gcm16, Aes256Gcm16};
+    let suite = chosen.suite()?;
+    let name = match (suite, group) {
+        (Aes256Gcm16, Group::X25519) => "aes256gcm16-prfsha256-x25519",
+        (Aes128Gcm16, Group::X25519) => "aes128gcm16-prfsha256-x25519",
+        (Aes256Gcm16, Group::P256) => "aes256gcm16-prfsha256-p256",
+        (Aes128Gcm16, Group::P256) => "aes128gcm16-prfsha256-p256",
+    };
+    Some((suite, name))
+}
+
+/// What a responder makes of a first message.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// Nothing that deserves an answer.
+    Ignore,
+    /// An error notification, and a line for people.
+    Refuse(u16, Vec<u8>, Option<String>),
+    /// A half-open IKE SA and its answer, still to be sent.
+    Open(Box<IkeSa>, Vec<u8>),
+}
+
+/// Responder: a first message whose sender has shown that it receives there, or need not.
+pub(crate) fn on_request(
+    cx: &mut Context,
+    now: u64,
+    spi: u64,
+    header: &Header,
+    (from, to): (SocketAddr, SocketAddr),
+    payloads: &Payloads<'_>,
+    message: &[u8],
+    host: &mut dyn Host,
+) -> Verdict {
+    let (Some(sa), Some(ke), Some(nonce_i)) = (payloads.sa, payloads.ke, payloads.nonce) else { return Verdict::Ignore };
+    let Ok(offers) = proposal::parse(sa) else { return Verdict::Ignore };
+    let own = Proposal::ike(&cx.config.ike_suites, &preferring(&cx.config, ke.group));
+    let chosen = match proposal::choose(&own, &offers) {
+        Ok(chosen) => chosen,
+        Err(reason) => {
+            let text = format!("we refused {from}: no common IKE proposal: {reason}");
+            return Verdict::Refuse(notify::NO_PROPOSAL_CHOSEN, Vec::new(), Some(text));
+        }
+    };
+    let Some(group) = chosen.group() else { return Verdict::Ignore };
+    if group.number() != ke.group {
+        // Section 1.3: the group we want, for the initiator to start over with.
+        return Verdict::Refuse(notify::INVALID_KE_PAYLOAD, group.number().to_be_bytes().to_vec(), None);
+    }
+    let Some((suite, name)) = described(&chosen, group) else { return Verdict::Ignore };
+    let Some(exchange) = Exchange::new(group, host) else { return Verdict::Ignore };
+    let Some(shared) = exchange.agree(ke.public) else { return Verdict::Ignore };
+    let mut sa = empty(cx, now, spi, false, to, from);
+    (sa.remote_spi, sa.nonce_i, sa.nonce_r) = (header.spi_i, nonce_i.to_vec(), nonce(host));
+    let seeds = Seeds { nonce_i, nonce_r: &sa.nonce_r, spi_i: header.spi_i, spi_r: spi };
+    let Some(keys) = IkeKeys::derive(suite, &shared, seeds, false) else { return Verdict::Ignore };
+
+    let mut chain = Chain::default();
+    chain.push(kind::SA, &proposal::write(&chosen)).ke(group.number(), &exchange.public).nonce(&sa.nonce_r);
+    detection(&mut chain, header.spi_i, spi, from, host);
+    let response = plain(&header.answer(spi), &chain);
+    (sa.nat, sa.penstock) = detect(payloads, header, from, to);
+    (sa.keys, sa.suite) = (Some(keys), name);
+    sa.replies.expected = 1;
+    sa.deadline = Some(now.saturating_add(cx.config.half_open_ms));
+    sa.stage = Stage::HalfOpen(Box::new(HalfOpen { request: message.to_vec(), response: response.clone() }));
+    Verdict::Open(Box::new(sa), response)
+}
+
+/// Our groups, with the one that the initiator already computed in front: that saves a round trip.
+fn preferring(config: &Config, number: u16) -> Vec<Group> {
+    let sent = config.groups.iter().filter(|group| group.number() == number);
+    sent.chain(config.groups.iter().filter(|group| group.number() != number)).copied().collect()
+}

@@ -1,0 +1,349 @@
+//! The life of IKE SAs and their children beside the messages: start, engine steps, time, end, and the next try.
+
+use std::net::SocketAddr;
+
+use crate::Ike;
+use crate::child::Step;
+use crate::config::PeerId;
+use crate::error::Fault;
+use crate::exchange::{End, auth, child, init};
+use crate::message::{Chain, exchange, notify};
+use crate::output::{ChildId, Host, Output, When};
+use crate::proposal::protocol;
+use crate::retransmit::{Due, Purpose};
+use crate::sa::{Stage, Task};
+
+/// How long a responder's very first child waits for the initiator's packets before it is sent on: the initiator needs
+/// the response and its engine, and until then can only park what comes.
+const FIRST_SWITCH_MS: u32 = 200;
+
+impl Ike {
+    /// Starts an IKE SA with the peer.
+    pub(crate) fn start(&mut self, now: u64, peer: PeerId, host: &mut dyn Host) {
+        let Some(state) = self.cx.peers.get_mut(&peer) else { return };
+        (state.closed, state.retry_at) = (false, None);
+        let (config, initial_contact) = (std::sync::Arc::clone(&state.config), state.initial_contact);
+        if self.of(peer).any(|sa| self.sas.get(&sa).is_some_and(|sa| sa.starting())) {
+            return;
+        }
+        let known = self.of(peer).find_map(|spi| self.sas.get(&spi).map(|sa| sa.remote));
+        let Some(remote) = config.endpoint.or(known) else {
+            return self.lost(now, peer, Some(Fault::Local("no endpoint is configured, so it has to come to us".to_owned())));
+        };
+        let spi = self.fresh_spi(host);
+        match init::start(&mut self.cx, now, &config, spi, remote, host) {
+            None => self.lost(now, peer, Some(Fault::Local("the random generator makes no key".to_owned()))),
+            Some(mut sa) => {
+                sa.initial_contact = initial_contact;
+                self.sas.insert(spi, sa);
+            }
+        }
+    }
+
+    /// The SPIs of a peer's IKE SAs.
+    pub(crate) fn of(&self, peer: PeerId) -> impl Iterator<Item = u64> + '_ {
+        self.sas.values().filter(move |sa| sa.peer == Some(peer)).map(|sa| sa.spi)
+    }
+
+    pub(crate) fn fresh_spi(&self, host: &mut dyn Host) -> u64 {
+        let mut bytes = [0; 8];
+        for _ in 0..64 {
+            host.random(&mut bytes);
+            let spi = u64::from_ne_bytes(bytes);
+            if spi != 0 && !self.sas.contains_key(&spi) {
+                return spi;
+            }
+        }
+        // Only a broken generator comes here; any free number keeps the IKE SAs apart.
+        self.sas.last_key_value().map_or(1, |(spi, _)| spi.wrapping_add(1).max(1))
+    }
+
+    /// An IKE SA has become established, on either side.
+    pub(crate) fn established(&mut self, now: u64, spi: u64) {
+        let Some(sa) = self.sas.get(&spi) else { return };
+        let (Some(peer), initiator, initial_contact) = (sa.peer, sa.initiator, sa.initial_contact) else { return };
+        if initiator {
+            if initial_contact {
+                self.supersede(now, spi);
+            }
+            if let Some(state) = self.cx.peers.get_mut(&peer) {
+                state.initial_contact = true;
+            }
+            return;
+        }
+        // The peer was faster: what we have begun and not yet proved ourselves in is needed no more.
+        let unsent = |stage: &Stage| match stage {
+            Stage::Starting(_) => true,
+            Stage::Authenticating(stage) => stage.held.is_some(),
+            _ => false,
+        };
+        let begun: Vec<u64> = self.of(peer).filter(|spi| self.sas.get(spi).is_some_and(|sa| unsent(&sa.stage))).collect();
+        begun.into_iter().for_each(|spi| self.remove(now, spi, None));
+    }
+
+    /// INITIAL_CONTACT (RFC 7296 section 2.4): the sender had no other IKE SA when it began this one, so whatever was
+    /// established before is dead. What was established since then is not: both sides may have begun at once.
+    pub(crate) fn supersede(&mut self, now: u64, spi: u64) {
+        let Some(sa) = self.sas.get(&spi) else { return };
+        let (began, Some(peer)) = (sa.began, sa.peer) else { return };
+        let older = |sa: &crate::sa::IkeSa| sa.established.is_some_and(|established| established < began);
+        let dead: Vec<u64> = self.of(peer).filter(|spi| self.sas.get(spi).is_some_and(older)).collect();
+        dead.into_iter().for_each(|spi| self.remove(now, spi, None));
+    }
+
+    /// Ends an IKE SA.
+    pub(crate) fn end(&mut self, now: u64, spi: u64, end: End) {
+        match end {
+            End::Drop(fault) => self.remove(now, spi, Some(fault)),
+            End::Delete(fault) => {
+                let peer = self.sas.get(&spi).and_then(|sa| sa.peer);
+                self.leave(now, spi);
+                if let Some(peer) = peer {
+                    self.lost(now, peer, Some(fault));
+                }
+            }
+        }
+    }
+
+    /// Sends DELETE for an IKE SA; its children go at once, and go on receiving for a while.
+    pub(crate) fn leave(&mut self, now: u64, spi: u64) {
+        let Some(sa) = self.sas.get_mut(&spi) else { return };
+        std::mem::take(&mut sa.children).values().for_each(|child| child.retire(&mut self.cx));
+        (sa.stage, sa.deadline, sa.probe_at, sa.replies.held) = (Stage::Leaving, None, None, None);
+        sa.requests.waiting = [Task::DeleteIke].into();
+        self.pump(now, spi);
+    }
+
+    /// Forgets an IKE SA without a word.
+    pub(crate) fn remove(&mut self, now: u64, spi: u64, fault: Option<Fault>) {
+        let Some(sa) = self.sas.remove(&spi) else { return };
+        sa.first.map(|first| self.firsts.remove(&first));
+        sa.children.values().for_each(|child| child.retire(&mut self.cx));
+        if let Some(peer) = sa.peer.filter(|_| !matches!(sa.stage, Stage::Leaving)) {
+            self.lost(now, peer, fault);
+        }
+    }
+
+    /// An IKE SA or a try is gone: says so if nothing else of this peer is left, and plans the next try.
+    pub(crate) fn lost(&mut self, now: u64, peer: PeerId, fault: Option<Fault>) {
+        let text = fault.as_ref().map(|fault| self.cx.fault(peer, fault));
+        let alive = |sa: &crate::sa::IkeSa| sa.starting() || matches!(sa.stage, Stage::Answering | Stage::Established);
+        if self.of(peer).any(|spi| self.sas.get(&spi).is_some_and(alive)) {
+            return;
+        }
+        let (last_ms, spread) = (self.cx.config.retry_last_ms, &mut self.cx.jitter);
+        let Some(state) = self.cx.peers.get_mut(&peer) else { return };
+        if state.config.start && !state.closed && state.retry_at.is_none() {
+            state.retry_at = Some(now.saturating_add(spread.spread(state.pause)));
+            state.pause = state.pause.saturating_mul(2).min(last_ms);
+        }
+        if std::mem::take(&mut state.up) || text.is_some() {
+            let reason = text.unwrap_or_else(|| format!("{} has no connection left", state.config.name));
+            self.cx.outputs.push_back(Output::Down { peer, reason });
+        }
+    }
+
+    /// Closes an established IKE SA that has lost its last child.
+    pub(crate) fn childless(&mut self, now: u64, spi: u64, why: &str) {
+        if self.sas.get(&spi).is_some_and(|sa| sa.live() && sa.confirmed && sa.children.is_empty() && sa.deadline.is_none()) {
+            self.end(now, spi, End::Delete(Fault::Ended(why.to_owned())));
+        }
+    }
+
+    /// After anything that concerns this IKE SA.
+    pub(crate) fn after(&mut self, now: u64, spi: u64) {
+        self.pump(now, spi);
+        if let Some(peer) = self.sas.get(&spi).and_then(|sa| sa.peer) {
+            self.settle(now, peer);
+        }
+    }
+
+    /// Sends the next waiting request if the window is free.
+    pub(crate) fn pump(&mut self, now: u64, spi: u64) {
+        let Some(sa) = self.sas.get_mut(&spi) else { return };
+        while sa.requests.outstanding.is_none() && matches!(sa.stage, Stage::Established | Stage::Leaving) {
+            let Some(task) = sa.requests.waiting.pop_front() else { return };
+            let mut chain = Chain::default();
+            let purpose = match task {
+                Task::CreateChild(id) => {
+                    child::request(&mut self.cx, now, sa, id);
+                    continue;
+                }
+                Task::DeleteChild(spis) => {
+                    chain.delete(protocol::ESP, &spis);
+                    Purpose::DeleteChild
+                }
+                Task::DeleteIke => {
+                    chain.delete(protocol::IKE, &[]);
+                    Purpose::DeleteIke
+                }
+                Task::Probe => Purpose::Probe,
+            };
+            sa.send_request(&mut self.cx, now, exchange::INFORMATIONAL, &chain, purpose);
+        }
+    }
+
+    /// The IKE SA that has this child.
+    pub(crate) fn owner(&self, child: ChildId) -> Option<u64> {
+        self.sas.values().find(|sa| sa.children.contains_key(&child)).map(|sa| sa.spi)
+    }
+
+    pub(crate) fn on_expected(&mut self, now: u64, id: ChildId) {
+        let Some(spi) = self.owner(id) else { return };
+        let Some(sa) = self.sas.get_mut(&spi) else { return };
+        let Some(child) = sa.children.get_mut(&id).filter(|child| child.step == Step::Expecting) else { return };
+        child.deadline = None;
+        if matches!(sa.stage, Stage::Authenticating(_)) {
+            child.step = Step::Requested;
+            return auth::request(&mut self.cx, now, sa);
+        }
+        sa.requests.waiting.push_back(Task::CreateChild(id));
+        self.pump(now, spi);
+    }
+
+    pub(crate) fn on_installed(&mut self, now: u64, id: ChildId) {
+        let Some(spi) = self.owner(id) else { return };
+        let busy = self.sas.values().filter_map(|sa| sa.children.values().find(|child| child.up())).map(|child| child.peer);
+        let busy: std::collections::BTreeSet<PeerId> = busy.collect();
+        let Some(sa) = self.sas.get_mut(&spi) else { return };
+        let (local, remote, nat, per_core) = (sa.local, sa.remote, sa.nat, sa.per_core);
+        let Some(child) = sa.children.get_mut(&id).filter(|child| child.step == Step::Installing) else { return };
+        let Some(keys) = child.outbound.take() else { return };
+        child.step = Step::Activating;
+        child.deadline = Some(now.saturating_add(self.cx.config.engine_ms));
+        let when = match (child.initiator, busy.contains(&child.peer)) {
+            (true, _) => When::Now,
+            (false, false) => When::OnInbound { or_after_ms: FIRST_SWITCH_MS },
+            (false, true) => When::OnInbound { or_after_ms: self.cx.config.switch_ms },
+        };
+        let (peer, inbound_spi, spi_out, fallback) = (child.peer, child.spi, child.remote_spi, child.fallback);
+        let activate =
+            Output::InstallOutbound { child: id, peer, inbound_spi, spi: spi_out, keys, when, local, remote, fallback, per_core, nat };
+        let answered = self.release(now, spi, id, true);
+        self.cx.outputs.push_back(activate);
+        if answered {
+            self.established(now, spi);
+        }
+        self.after(now, spi);
+    }
+
+    /// Sends the response that waited for this child; whether that made the IKE SA established.
+    fn release(&mut self, now: u64, spi: u64, id: ChildId, success: bool) -> bool {
+        let Some(sa) = self.sas.get_mut(&spi) else { return false };
+        let Some(held) = sa.replies.held.take_if(|held| held.child == id) else { return false };
+        let chain = if success { &held.success } else { &held.failure };
+        sa.reply(&mut self.cx, &held.request, held.from, held.to, chain);
+        let first = matches!(sa.stage, Stage::Answering);
+        if first {
+            auth::established(&mut self.cx, now, sa);
+        }
+        first
+    }
+
+    pub(crate) fn on_activated(&mut self, now: u64, id: ChildId) {
+        let Some(spi) = self.owner(id) else { return };
+        let Some(sa) = self.sas.get_mut(&spi) else { return };
+        let Some(child) = sa.children.get_mut(&id).filter(|child| child.step == Step::Activating) else { return };
+        (child.step, child.deadline) = (Step::Up, None);
+        let (peer, selectors) = (child.peer, child.selectors.clone());
+        self.cx.outputs.push_back(Output::Up { peer, child: id, inbound_spi: child.spi, selectors, fallback: child.fallback });
+        sa.confirmed |= sa.initiator;
+        sa.deadline = None;
+        let pause = self.cx.config.retry_first_ms;
+        if let Some(state) = self.cx.peers.get_mut(&peer) {
+            (state.up, state.pause, state.retry_at, state.last_error) = (true, pause, None, None);
+        }
+        self.after(now, spi);
+    }
+
+    pub(crate) fn on_failed(&mut self, now: u64, id: ChildId, reason: &str) {
+        let Some(spi) = self.owner(id) else { return };
+        let Some(sa) = self.sas.get_mut(&spi) else { return };
+        let fault = Fault::Local(format!("the engine: {reason}"));
+        // Before IKE_AUTH has left there is nobody to tell.
+        if matches!(&sa.stage, Stage::Authenticating(stage) if stage.held.is_some()) {
+            return self.end(now, spi, End::Drop(fault));
+        }
+        let Some(child) = sa.children.remove(&id) else { return };
+        child.retire(&mut self.cx);
+        self.cx.fault(child.peer, &fault);
+        let known = matches!(child.step, Step::Installing | Step::Activating | Step::Up);
+        let held = sa.replies.held.as_ref().is_some_and(|held| held.child == id);
+        if known && !held {
+            sa.requests.waiting.push_back(Task::DeleteChild(vec![child.spi]));
+        }
+        if self.release(now, spi, id, false) {
+            self.established(now, spi);
+        }
+        // Without its first child the IKE SA is of no use.
+        if self.sas.get(&spi).is_some_and(|sa| sa.initiator && sa.live() && sa.children.is_empty()) {
+            return self.end(now, spi, End::Delete(fault));
+        }
+        self.childless(now, spi, "lost its last child");
+        self.after(now, spi);
+    }
+
+    /// Lets time pass.
+    pub(crate) fn on_tick(&mut self, now: u64, host: &mut dyn Host) {
+        let due: Vec<u64> = self.sas.values().filter(|sa| sa.next_deadline().is_some_and(|at| at <= now)).map(|sa| sa.spi).collect();
+        for spi in due {
+            self.fire(now, spi);
+        }
+        let retries: Vec<PeerId> =
+            self.cx.peers.iter().filter(|(_, peer)| peer.retry_at.is_some_and(|at| at <= now)).map(|(id, _)| *id).collect();
+        for peer in retries {
+            self.start(now, peer, host);
+        }
+    }
+
+    fn fire(&mut self, now: u64, spi: u64) {
+        let late = |child: &crate::child::Child| child.deadline.is_some_and(|at| at <= now);
+        let stuck = self.sas.get(&spi).and_then(|sa| sa.children.values().find(|child| late(child))).map(|child| child.id);
+        if let Some(child) = stuck {
+            self.on_failed(now, child, "it did not answer in time");
+        }
+        let Some(sa) = self.sas.get_mut(&spi) else { return };
+        if sa.deadline.take_if(|at| *at <= now).is_some() {
+            match sa.stage {
+                Stage::HalfOpen(_) | Stage::Refused => return self.remove(now, spi, None),
+                Stage::Established if sa.children.is_empty() => {
+                    return self.end(now, spi, End::Delete(Fault::Ended("made no child".to_owned())));
+                }
+                _ => {}
+            }
+        }
+        if sa.probe_at.take_if(|at| *at <= now).is_some() {
+            sa.requests.waiting.push_back(Task::Probe);
+        }
+        self.again(now, spi);
+        self.after(now, spi);
+    }
+
+    /// Repeats a request whose time has come, or gives up.
+    fn again(&mut self, now: u64, spi: u64) {
+        let Some(sa) = self.sas.get_mut(&spi) else { return };
+        let Some(request) = sa.requests.outstanding.as_mut().filter(|request| request.due <= now) else { return };
+        let ends: (SocketAddr, SocketAddr) = (sa.local, sa.remote);
+        match request.fire(now, &self.cx.config, &mut self.cx.jitter) {
+            Due::Again => self.cx.send(ends.0, ends.1, request.message.clone()),
+            Due::GiveUp(fault) => self.remove(now, spi, Some(fault)),
+        }
+    }
+
+    /// DELETE of one child.
+    pub(crate) fn drop_child(&mut self, now: u64, id: ChildId) {
+        let Some(spi) = self.owner(id) else { return };
+        let Some(sa) = self.sas.get_mut(&spi).filter(|sa| sa.live() && sa.confirmed) else { return };
+        let Some(child) = sa.children.remove(&id) else { return };
+        child.retire(&mut self.cx);
+        let mut chain = Chain::default();
+        chain.notify(notify::TEMPORARY_FAILURE, &[]);
+        if sa.replies.held.as_ref().is_some_and(|held| held.child == id) {
+            self.release(now, spi, id, false);
+        } else if !matches!(child.step, Step::Expecting | Step::Requested) {
+            sa.requests.waiting.push_back(Task::DeleteChild(vec![child.spi]));
+        }
+        self.childless(now, spi, "has no child left");
+        self.after(now, spi);
+    }
+}

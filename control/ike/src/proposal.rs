@@ -1,0 +1,256 @@
+//! Security association payloads (RFC 7296 section 3.3): what each side offers, what is chosen, and why nothing was.
+//!
+//! Both of our offers are one proposal with alternatives per transform type, in our order of preference. Choosing is
+//! the same walk for IKE and ESP; a refusal shows both offers side by side and the first difference.
+
+use crate::config::{Group, Suite};
+use crate::message::{Malformed, array, take, word};
+
+mod names;
+
+/// More proposals, or transforms in one of them, than any peer sends are refused.
+const PROPOSALS_MAX: usize = 64;
+const TRANSFORMS_MAX: usize = 128;
+
+/// Protocols (section 3.3.1).
+pub(crate) mod protocol {
+    pub(crate) const IKE: u8 = 1;
+    pub(crate) const ESP: u8 = 3;
+}
+
+/// Transform types (section 3.3.2).
+pub(crate) mod kind {
+    pub(crate) const ENCR: u8 = 1;
+    pub(crate) const PRF: u8 = 2;
+    pub(crate) const INTEG: u8 = 3;
+    pub(crate) const KE: u8 = 4;
+    pub(crate) const ESN: u8 = 5;
+}
+
+const ENCR_AES_GCM_16: u16 = 20;
+const PRF_HMAC_SHA2_256: u16 = 5;
+/// The attribute "key length" in the short form (section 3.3.5).
+const KEY_LENGTH: u16 = 0x8000 | 14;
+
+/// One transform.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Transform {
+    pub(crate) kind: u8,
+    pub(crate) id: u16,
+    pub(crate) key_bits: Option<u16>,
+    /// It carries an attribute that we do not know, and so can never be chosen (section 3.3.6).
+    strange: bool,
+}
+
+impl Transform {
+    fn new(kind: u8, id: u16) -> Self {
+        Self { kind, id, key_bits: None, strange: false }
+    }
+
+    fn cipher(suite: Suite) -> Self {
+        let key_bits = match suite {
+            Suite::Aes128Gcm16 => 128,
+            Suite::Aes256Gcm16 => 256,
+        };
+        Self { key_bits: Some(key_bits), ..Self::new(kind::ENCR, ENCR_AES_GCM_16) }
+    }
+}
+
+/// One proposal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Proposal {
+    pub(crate) number: u8,
+    pub(crate) protocol: u8,
+    pub(crate) spi: Vec<u8>,
+    pub(crate) transforms: Vec<Transform>,
+}
+
+impl Group {
+    /// The number on the wire.
+    pub(crate) fn number(self) -> u16 {
+        match self {
+            Self::P256 => 19,
+            Self::X25519 => 31,
+        }
+    }
+
+    pub(crate) fn from_number(number: u16) -> Option<Self> {
+        [Self::X25519, Self::P256].into_iter().find(|group| group.number() == number)
+    }
+}
+
+impl Proposal {
+    /// What we offer and allow for an IKE SA.
+    pub(crate) fn ike(suites: &[Suite], groups: &[Group]) -> Self {
+        let mut transforms: Vec<_> = suites.iter().map(|suite| Transform::cipher(*suite)).collect();
+        transforms.push(Transform::new(kind::PRF, PRF_HMAC_SHA2_256));
+        transforms.extend(groups.iter().map(|group| Transform::new(kind::KE, group.number())));
+        Self { number: 1, protocol: protocol::IKE, spi: Vec::new(), transforms }
+    }
+
+    /// What we offer and allow for a child: ESN before no ESN.
+    pub(crate) fn esp(suites: &[Suite], spi: u32) -> Self {
+        let mut transforms: Vec<_> = suites.iter().map(|suite| Transform::cipher(*suite)).collect();
+        transforms.extend([Transform::new(kind::ESN, 1), Transform::new(kind::ESN, 0)]);
+        Self { number: 1, protocol: protocol::ESP, spi: spi.to_be_bytes().to_vec(), transforms }
+    }
+
+    fn kinds(&self) -> Vec<u8> {
+        let mut kinds: Vec<u8> = self.transforms.iter().map(|transform| transform.kind).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        kinds
+    }
+
+    fn of_kind(&self, kind: u8) -> impl Iterator<Item = &Transform> {
+        self.transforms.iter().filter(move |transform| transform.kind == kind)
+    }
+
+    /// Whether `answer` is one transform of each type out of this offer (section 2.7).
+    pub(crate) fn allows(&self, answer: &Self) -> bool {
+        let single = answer.kinds().len() == answer.transforms.len();
+        let known = |transform: &Transform| self.transforms.contains(transform) || none(transform);
+        let complete = self.kinds().iter().all(|kind| answer.of_kind(*kind).next().is_some());
+        answer.protocol == self.protocol && answer.number == self.number && single && complete && answer.transforms.iter().all(known)
+    }
+
+    /// The cipher of a chosen proposal.
+    pub(crate) fn suite(&self) -> Option<Suite> {
+        let chosen = self.of_kind(kind::ENCR).next()?;
+        [Suite::Aes256Gcm16, Suite::Aes128Gcm16].into_iter().find(|suite| Transform::cipher(*suite) == *chosen)
+    }
+
+    /// The group of a chosen proposal.
+    pub(crate) fn group(&self) -> Option<Group> {
+        self.of_kind(kind::KE).next().and_then(|transform| Group::from_number(transform.id))
+    }
+
+    /// Whether a chosen proposal has extended sequence numbers.
+    pub(crate) fn esn(&self) -> bool {
+        self.of_kind(kind::ESN).any(|transform| transform.id == 1)
+    }
+
+    /// The SPI of a child's proposal. `None` for a reserved one (RFC 4303 section 2.1).
+    pub(crate) fn child_spi(&self) -> Option<u32> {
+        let spi = u32::from_be_bytes(self.spi.as_slice().try_into().ok()?);
+        (spi > 255).then_some(spi)
+    }
+}
+
+/// "NONE" of a type that an AEAD or a child without its own key exchange does not need.
+fn none(transform: &Transform) -> bool {
+    matches!(transform.kind, kind::INTEG | kind::KE) && transform.id == 0 && !transform.strange
+}
+
+/// Chooses from `theirs` by `own` preference: the first of their proposals that has all we need, with one transform a
+/// type and their number and SPI.
+pub(crate) fn choose(own: &Proposal, theirs: &[Proposal]) -> Result<Proposal, String> {
+    let fits = theirs.iter().filter(|offer| offer.protocol == own.protocol).find_map(|offer| pick(own, offer).ok());
+    fits.ok_or_else(|| explain(own, theirs))
+}
+
+/// One transform a type out of `offer`, or the first type in which nothing is common.
+fn pick(own: &Proposal, offer: &Proposal) -> Result<Proposal, u8> {
+    let mut transforms = Vec::new();
+    for kind in own.kinds() {
+        let common = own.of_kind(kind).find(|transform| offer.transforms.contains(transform));
+        transforms.push(*common.ok_or(kind)?);
+    }
+    for kind in offer.kinds().into_iter().filter(|kind| own.of_kind(*kind).next().is_none()) {
+        transforms.push(*offer.of_kind(kind).find(|transform| none(transform)).ok_or(kind)?);
+    }
+    Ok(Proposal { transforms, ..offer.clone() })
+}
+
+/// Both offers and the first difference, on one line.
+fn explain(own: &Proposal, theirs: &[Proposal]) -> String {
+    let same: Vec<&Proposal> = theirs.iter().filter(|offer| offer.protocol == own.protocol).collect();
+    // The offer that agrees with ours for longest tells most.
+    let nearest = same.iter().filter_map(|offer| pick(own, offer).err().map(|kind| (kind, *offer))).max_by_key(|(kind, _)| *kind);
+    let difference = match nearest {
+        None => format!("no proposal for {}", names::protocol(own.protocol)),
+        Some((kind, offer)) => {
+            format!("{}: ours {}, theirs {}", names::kind(kind), names::list(own.of_kind(kind)), names::list(offer.of_kind(kind)))
+        }
+    };
+    let theirs = same.iter().take(4).map(|offer| describe(offer)).collect::<Vec<_>>().join(" or ");
+    format!("ours [{}], theirs [{theirs}]; first difference: {difference}", describe(own))
+}
+
+/// All alternatives of a proposal, type by type.
+pub(crate) fn describe(proposal: &Proposal) -> String {
+    proposal.kinds().into_iter().map(|kind| names::list(proposal.of_kind(kind))).collect::<Vec<_>>().join(" + ")
+}
+
+/// Reads a payload's body.
+pub(crate) fn parse(mut body: &[u8]) -> Result<Vec<Proposal>, Malformed> {
+    const CUT: &str = "a proposal cut short";
+    let mut proposals = Vec::new();
+    loop {
+        let [more, _] = array(&mut body, CUT)?;
+        let length = usize::from(word(&mut body, CUT)?).checked_sub(4).ok_or(Malformed(CUT))?;
+        let mut rest = take(&mut body, length, CUT)?;
+        let [number, protocol, spi_bytes, count] = array(&mut rest, CUT)?;
+        let spi = take(&mut rest, usize::from(spi_bytes), CUT)?.to_vec();
+        let mut transforms = Vec::new();
+        while !rest.is_empty() {
+            transforms.push(parse_transform(&mut rest)?);
+        }
+        if transforms.len() != usize::from(count) || transforms.len() > TRANSFORMS_MAX {
+            return Err(Malformed("a proposal whose transforms are not as many as it says"));
+        }
+        proposals.push(Proposal { number, protocol, spi, transforms });
+        match (more, body.is_empty()) {
+            (0, true) => return Ok(proposals),
+            (2, false) if proposals.len() < PROPOSALS_MAX => {}
+            _ => return Err(Malformed("the last proposal is not the last")),
+        }
+    }
+}
+
+fn parse_transform(rest: &mut &[u8]) -> Result<Transform, Malformed> {
+    const CUT: &str = "a transform cut short";
+    let [_more, _] = array(rest, CUT)?;
+    let length = usize::from(word(rest, CUT)?).checked_sub(4).ok_or(Malformed(CUT))?;
+    let mut body = take(rest, length, CUT)?;
+    let [kind, _] = array(&mut body, CUT)?;
+    let mut transform = Transform::new(kind, word(&mut body, CUT)?);
+    while !body.is_empty() {
+        let (attribute, value) = (word(&mut body, CUT)?, word(&mut body, CUT)?);
+        if attribute == KEY_LENGTH && transform.key_bits.is_none() {
+            transform.key_bits = Some(value);
+            continue;
+        }
+        transform.strange = true;
+        if attribute & 0x8000 == 0 {
+            take(&mut body, usize::from(value), CUT)?; // the long form: the second word is a length
+        }
+    }
+    Ok(transform)
+}
+
+/// Writes a payload's body with one proposal.
+pub(crate) fn write(proposal: &Proposal) -> Vec<u8> {
+    let mut transforms = Vec::new();
+    for (index, transform) in proposal.transforms.iter().enumerate() {
+        let last = index + 1 == proposal.transforms.len();
+        let length: u8 = if transform.key_bits.is_some() { 12 } else { 8 };
+        transforms.extend_from_slice(&[if last { 0 } else { 3 }, 0, 0, length, transform.kind, 0]);
+        transforms.extend_from_slice(&transform.id.to_be_bytes());
+        if let Some(bits) = transform.key_bits {
+            transforms.extend_from_slice(&KEY_LENGTH.to_be_bytes());
+            transforms.extend_from_slice(&bits.to_be_bytes());
+        }
+    }
+    let small = |length: usize| u8::try_from(length).unwrap_or(u8::MAX);
+    let length = u16::try_from(8 + proposal.spi.len() + transforms.len()).unwrap_or(u16::MAX);
+    let mut body = vec![0, 0];
+    body.extend_from_slice(&length.to_be_bytes());
+    body.extend_from_slice(&[proposal.number, proposal.protocol, small(proposal.spi.len()), small(proposal.transforms.len())]);
+    body.extend_from_slice(&proposal.spi);
+    body.extend_from_slice(&transforms);
+    body
+}
+
+#[cfg(test)]
+mod tests;

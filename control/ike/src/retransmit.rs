@@ -1,0 +1,149 @@
+//! A request that waits for its response, and the chance in its pauses (RFC 7296 sections 2.1 and 2.4).
+
+use crate::config::Config;
+use crate::error::Fault;
+use crate::output::ChildId;
+
+/// What an outstanding request is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Init,
+    Auth,
+    /// The child and our inbound SPI of it.
+    CreateChild(ChildId, u32),
+    DeleteChild,
+    DeleteIke,
+    /// An empty INFORMATIONAL: is the peer there, and does it know this IKE SA?
+    Probe,
+}
+
+/// Deterministic chance for pauses; nothing secret comes from it.
+#[derive(Debug)]
+pub(crate) struct Jitter(u64);
+
+impl Jitter {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// `ms`, more or less by up to a fifth, so that many peers that failed together do not return together.
+    pub(crate) fn spread(&mut self, ms: u64) -> u64 {
+        // SplitMix64 (Steele, Lea and Flood 2014).
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let percent = 80 + (z ^ (z >> 31)) % 41;
+        ms.saturating_mul(percent) / 100
+    }
+}
+
+/// A request on its way.
+#[derive(Debug)]
+pub(crate) struct Outstanding {
+    pub(crate) id: u32,
+    pub(crate) message: Vec<u8>,
+    pub(crate) purpose: Purpose,
+    /// When to send it again, or to give up.
+    pub(crate) due: u64,
+    sent: u32,
+    wait: u64,
+    first: u64,
+    /// An answer that nobody vouches for: believed only if no better one comes until then (section 2.21.1).
+    doubt: Option<(u64, Fault)>,
+}
+
+/// What is to be done when a request is due.
+#[derive(Debug)]
+pub(crate) enum Due {
+    Again,
+    GiveUp(Fault),
+}
+
+impl Outstanding {
+    pub(crate) fn new(id: u32, message: Vec<u8>, purpose: Purpose, now: u64, config: &Config, jitter: &mut Jitter) -> Self {
+        let wait = config.retransmit_first_ms;
+        Self { id, message, purpose, due: now.saturating_add(jitter.spread(wait)), sent: 1, wait, first: now, doubt: None }
+    }
+
+    /// Remembers an unauthenticated refusal; the first one counts.
+    pub(crate) fn doubt(&mut self, now: u64, config: &Config, fault: Fault) {
+        if self.doubt.is_none() {
+            self.doubt = Some((now.saturating_add(config.doubt_ms), fault));
+            self.due = self.due.min(now.saturating_add(config.doubt_ms));
+        }
+    }
+
+    /// Called once `due` has come.
+    pub(crate) fn fire(&mut self, now: u64, config: &Config, jitter: &mut Jitter) -> Due {
+        if let Some((until, fault)) = &self.doubt
+            && *until <= now
+        {
+            return Due::GiveUp(fault.clone());
+        }
+        if self.sent >= config.retransmit_tries {
+            let seconds = now.saturating_sub(self.first) / 1_000;
+            return Due::GiveUp(Fault::Silent(format!("{} tries in {seconds} s", self.sent)));
+        }
+        self.sent = self.sent.saturating_add(1);
+        self.wait = self.wait.saturating_mul(config.retransmit_growth_percent) / 100;
+        self.due = now.saturating_add(jitter.spread(self.wait).max(1));
+        if let Some((until, _)) = &self.doubt {
+            self.due = self.due.min(*until);
+        }
+        Due::Again
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Due, Jitter, Outstanding, Purpose};
+    use crate::config::Config;
+    use crate::error::Fault;
+
+    fn fire_all(mut request: Outstanding) -> (Vec<u64>, Fault) {
+        let (config, mut jitter, mut pauses, mut now) = (Config::default(), Jitter::new(1), Vec::new(), 0);
+        loop {
+            pauses.push(request.due - now);
+            now = request.due;
+            match request.fire(now, &config, &mut jitter) {
+                Due::Again => {}
+                Due::GiveUp(fault) => return (pauses, fault),
+            }
+        }
+    }
+
+    fn request() -> Outstanding {
+        Outstanding::new(0, vec![], Purpose::Init, 0, &Config::default(), &mut Jitter::new(7))
+    }
+
+    #[test]
+    fn pauses_grow_with_jitter_and_end() {
+        let (pauses, fault) = fire_all(request());
+        assert_eq!(pauses.len(), 8);
+        let mut ideal = 500.0;
+        for pause in pauses {
+            assert!((ideal * 0.79..=ideal * 1.21).contains(&(pause as f64)), "{pause} is not about {ideal}");
+            ideal *= 1.8;
+        }
+        assert!(matches!(fault, Fault::Silent(_)));
+    }
+
+    #[test]
+    fn jitter_stays_within_a_fifth_and_does_vary() {
+        let mut jitter = Jitter::new(3);
+        let drawn: std::collections::BTreeSet<_> = (0..1_000).map(|_| jitter.spread(1_000)).collect();
+        assert!(drawn.iter().all(|ms| (800..=1_200).contains(ms)));
+        assert!(drawn.len() > 20);
+    }
+
+    #[test]
+    fn a_doubtful_refusal_ends_the_wait_early_and_the_first_one_counts() {
+        let mut doubted = request();
+        doubted.doubt(100, &Config::default(), Fault::PeerRefused("first".to_owned()));
+        doubted.doubt(100, &Config::default(), Fault::PeerRefused("second".to_owned()));
+        let (pauses, fault) = fire_all(doubted);
+        assert_eq!(pauses.iter().sum::<u64>(), 100 + Config::default().doubt_ms);
+        assert_eq!(fault, Fault::PeerRefused("first".to_owned()));
+    }
+}

@@ -1,0 +1,245 @@
+//! One IKE SA: its stage, its two message windows of one, its keys and its children.
+//!
+//! ```text
+//!  initiator   Starting ──SA_INIT──► Authenticating ──AUTH──► Established ──► Leaving
+//!                                                               ▲
+//!  responder   HalfOpen ──AUTH──► Answering (engine installs) ──┘
+//!                 └─────────────► Refused (only repeats its answer)
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+
+use crate::child::Child;
+use crate::config::PeerId;
+use crate::context::Context;
+use crate::crypto::{Exchange, ICV_BYTES, IV_BYTES, IkeKeys, sha256};
+use crate::message::{Chain, Header, Payloads, exchange, header, kind};
+use crate::output::{ChildId, Nat};
+use crate::retransmit::{Outstanding, Purpose};
+
+/// How far an IKE SA is.
+#[derive(Debug)]
+pub(crate) enum Stage {
+    /// Initiator: IKE_SA_INIT is sent.
+    Starting(Box<Starting>),
+    /// Responder: IKE_SA_INIT is answered.
+    HalfOpen(Box<HalfOpen>),
+    /// Initiator: IKE_AUTH is sent, or waits for the engine to expect the child's SPI.
+    Authenticating(Box<Authenticating>),
+    /// Responder: the peer is authentic; the response waits for the engine.
+    Answering,
+    /// Responder: the peer is not who it says; kept to repeat the answer.
+    Refused,
+    /// Both sides know each other.
+    Established,
+    /// DELETE is sent or waits for its turn.
+    Leaving,
+}
+
+/// What an initiator keeps until IKE_SA_INIT is answered.
+#[derive(Debug)]
+pub(crate) struct Starting {
+    pub(crate) exchange: Exchange,
+    pub(crate) cookie: Vec<u8>,
+    /// How often it has started over for a cookie or another group.
+    pub(crate) rounds: u32,
+    /// The request as sent last, over which we authenticate.
+    pub(crate) request: Vec<u8>,
+}
+
+/// What a responder keeps until IKE_AUTH: both messages, over which the two sides authenticate.
+#[derive(Debug)]
+pub(crate) struct HalfOpen {
+    pub(crate) request: Vec<u8>,
+    pub(crate) response: Vec<u8>,
+}
+
+/// What an initiator keeps until IKE_AUTH is answered.
+#[derive(Debug)]
+pub(crate) struct Authenticating {
+    /// The responder's IKE_SA_INIT message, over which it authenticates.
+    pub(crate) response: Vec<u8>,
+    /// The first child, and the payloads that leave once the engine expects its SPI.
+    pub(crate) child: ChildId,
+    pub(crate) held: Option<Chain>,
+}
+
+/// Something to ask the peer as soon as the window is free.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    CreateChild(ChildId),
+    DeleteChild(Vec<u32>),
+    DeleteIke,
+    Probe,
+}
+
+/// Our requests: one at a time (RFC 7296 section 2.3).
+#[derive(Debug, Default)]
+pub(crate) struct Requests {
+    pub(crate) next: u32,
+    pub(crate) outstanding: Option<Outstanding>,
+    pub(crate) waiting: VecDeque<Task>,
+}
+
+/// The peer's requests: one at a time, and the answer to the last one.
+#[derive(Debug, Default)]
+pub(crate) struct Replies {
+    pub(crate) expected: u32,
+    /// Digest of the last request, and its response once that is sent.
+    pub(crate) last: Option<([u8; 32], Option<Vec<u8>>)>,
+    pub(crate) held: Option<Held>,
+}
+
+/// A response that waits for the engine: one text if it succeeds, another if not.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) child: ChildId,
+    pub(crate) request: Header,
+    pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
+    pub(crate) success: Chain,
+    pub(crate) failure: Chain,
+}
+
+/// An IKE SA.
+#[derive(Debug)]
+pub(crate) struct IkeSa {
+    pub(crate) spi: u64,
+    pub(crate) remote_spi: u64,
+    pub(crate) initiator: bool,
+    /// `None` for a responder before IKE_AUTH.
+    pub(crate) peer: Option<PeerId>,
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    pub(crate) stage: Stage,
+    pub(crate) started: u64,
+    /// Where the first message came from, and its digest: how its repetitions are recognised.
+    pub(crate) first: Option<(SocketAddr, [u8; 32])>,
+    /// When a stage that must not last ends.
+    pub(crate) deadline: Option<u64>,
+    /// The place among all events of this site at which it began, and at which it was established.
+    pub(crate) began: u64,
+    pub(crate) established: Option<u64>,
+    pub(crate) nonce_i: Vec<u8>,
+    pub(crate) nonce_r: Vec<u8>,
+    pub(crate) keys: Option<IkeKeys>,
+    pub(crate) suite: &'static str,
+    pub(crate) requests: Requests,
+    pub(crate) replies: Replies,
+    pub(crate) children: BTreeMap<ChildId, Child>,
+    pub(crate) nat: Nat,
+    pub(crate) penstock: bool,
+    pub(crate) per_core: bool,
+    /// The peer wants no more children (TS_MAX_QUEUE, NO_ADDITIONAL_SAS).
+    pub(crate) full: bool,
+    pub(crate) initial_contact: bool,
+    /// The peer is known to have this IKE SA established, with its child in use.
+    pub(crate) confirmed: bool,
+    /// When to ask whether the peer still knows this IKE SA, which another one has replaced.
+    pub(crate) probe_at: Option<u64>,
+}
+
+impl IkeSa {
+    /// A header of ours, for a request.
+    fn header(&self, exchange: u8, id: u32) -> Header {
+        let (spi_i, spi_r) = if self.initiator { (self.spi, self.remote_spi) } else { (self.remote_spi, self.spi) };
+        Header { spi_i, spi_r, next: 0, major: 2, exchange, initiator: self.initiator, response: false, id }
+    }
+
+    /// An established one that is not being closed.
+    pub(crate) fn live(&self) -> bool {
+        matches!(self.stage, Stage::Established)
+    }
+
+    /// Started by us and not finished.
+    pub(crate) fn starting(&self) -> bool {
+        matches!(self.stage, Stage::Starting(_) | Stage::Authenticating(_))
+    }
+
+    /// Whether a child of it carries traffic.
+    pub(crate) fn up(&self) -> bool {
+        self.children.values().any(Child::up)
+    }
+
+    /// Sends a plain message: IKE_SA_INIT only.
+    pub(crate) fn send_init(&mut self, cx: &mut Context, now: u64, chain: &Chain) -> Vec<u8> {
+        let header = Header { next: chain.first(), ..self.header(exchange::INIT, 0) };
+        let message = plain(&header, chain);
+        cx.send(self.local, self.remote, message.clone());
+        let request = Outstanding::new(0, message.clone(), Purpose::Init, now, &cx.config, &mut cx.jitter);
+        self.requests.outstanding = Some(request);
+        self.requests.next = 1;
+        message
+    }
+
+    /// Sends an encrypted request and starts its clock. The window must be free.
+    pub(crate) fn send_request(&mut self, cx: &mut Context, now: u64, exchange: u8, chain: &Chain, purpose: Purpose) {
+        let id = self.requests.next;
+        let Some(message) = self.seal(self.header(exchange, id), chain) else { return };
+        cx.send(self.local, self.remote, message.clone());
+        self.requests.next = id.saturating_add(1);
+        self.requests.outstanding = Some(Outstanding::new(id, message, purpose, now, &cx.config, &mut cx.jitter));
+    }
+
+    /// Answers a request to where it came from, and keeps the answer for its repetitions.
+    pub(crate) fn reply(&mut self, cx: &mut Context, request: &Header, from: SocketAddr, to: SocketAddr, chain: &Chain) {
+        let Some(message) = self.seal(request.answer(request.spi_r), chain) else { return };
+        if let Some((_, response)) = &mut self.replies.last {
+            *response = Some(message.clone());
+        }
+        cx.send(to, from, message);
+    }
+
+    /// Notes that this request is being worked on; a repetition is not a new one.
+    pub(crate) fn accept_request(&mut self, message: &[u8]) {
+        self.replies.last = Some((sha256(message), None));
+        self.replies.expected = self.replies.expected.saturating_add(1);
+    }
+
+    /// RFC 7296 section 3.14: everything in front of the IV is authenticated, the payloads are encrypted.
+    fn seal(&mut self, header: Header, chain: &Chain) -> Option<Vec<u8>> {
+        let body = IV_BYTES + chain.bytes().len() + 1 + ICV_BYTES;
+        let mut message = Vec::with_capacity(header::BYTES + 4 + body);
+        Header { next: kind::ENCRYPTED, ..header }.write(4 + body, &mut message);
+        message.extend_from_slice(&[chain.first(), 0]);
+        message.extend_from_slice(&u16::try_from(4 + body).ok()?.to_be_bytes());
+        self.keys.as_mut()?.seal(&mut message, chain.bytes())?;
+        Some(message)
+    }
+
+    /// The payloads inside an encrypted message, and the kind of the first. `None` if it is not from the peer.
+    pub(crate) fn open(&self, header: &Header, message: &[u8]) -> Option<(u8, Vec<u8>)> {
+        let body = message.get(header::BYTES..)?;
+        let encrypted = Payloads::parse(header.next, body).ok()?.encrypted?;
+        let head = message.get(..message.len().checked_sub(encrypted.body.len())?)?;
+        Some((encrypted.first, self.keys.as_ref()?.open(head, encrypted.body)?))
+    }
+
+    /// The next moment at which something is due.
+    pub(crate) fn next_deadline(&self) -> Option<u64> {
+        let request = self.requests.outstanding.as_ref().map(|request| request.due);
+        let children = self.children.values().filter_map(|child| child.deadline);
+        [request, self.deadline, self.probe_at].into_iter().flatten().chain(children).min()
+    }
+
+    /// One word for people.
+    pub(crate) fn stage_name(&self) -> &'static str {
+        match self.stage {
+            Stage::Starting(_) => "starting",
+            Stage::HalfOpen(_) => "half-open",
+            Stage::Authenticating(_) | Stage::Answering => "authenticating",
+            Stage::Refused => "refused",
+            Stage::Established => "established",
+            Stage::Leaving => "leaving",
+        }
+    }
+}
+
+/// A message without protection.
+pub(crate) fn plain(header: &Header, chain: &Chain) -> Vec<u8> {
+    let mut message = Vec::with_capacity(header::BYTES + chain.bytes().len());
+    Header { next: chain.first(), ..*header }.write(chain.bytes().len(), &mut message);
+    message.extend_from_slice(chain.bytes());
+    message
+}
