@@ -265,6 +265,12 @@ fn a_missing_file_has_no_line_number() {
     let lines: Vec<_> = findings.iter().map(ToString::to_string).collect();
     let [line] = lines.as_slice() else { panic!("{lines:?}") };
     assert!(line.starts_with("/nonexistent/penstock.toml: cannot be read (No such file or directory); "), "{line}");
+    let findings = Config::load(&place.0).expect_err("a directory");
+    assert!(findings.iter().any(|finding| finding.problem.contains("is not a regular file")), "{findings:?}");
+    let large = fs::File::create(place.0.join("large.toml")).expect("a file");
+    large.set_len(16 * 1024 * 1024 + 1).expect("a sparse file");
+    let findings = Config::load(&place.0.join("large.toml")).expect_err("too large");
+    assert!(findings.iter().any(|finding| finding.problem.contains("at most 16 MiB")), "{findings:?}");
     fs::remove_dir(place.0.join("peers.d")).expect("removed");
     place.write("peers.d", b"", 0o644);
     assert!(place.complaints().iter().any(|line| line.starts_with("peers.d: cannot be listed (Not a directory)")));

@@ -104,6 +104,14 @@ fn key_files_that_are_not_private_or_not_keys_are_refused_with_the_remedy() {
     }
     let fault = read(&at).expect_err("a directory");
     assert!(fault.problem.contains("is not a regular file"), "{fault:?}");
+    let fifo = at.join("fifo");
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo runs");
+    assert!(made.success());
+    fs::set_permissions(&fifo, Permissions::from_mode(0o600)).expect("mode set");
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(read(&fifo).map(|_| ())));
+    let answer = receiver.recv_timeout(std::time::Duration::from_secs(5)).expect("a FIFO without a writer holds nobody up");
+    assert!(answer.expect_err("a FIFO").problem.contains("is not a regular file"));
     let fault = read(&at.join("none")).expect_err("missing");
     assert!(
         fault.problem.ends_with("cannot be read (No such file or directory)") && fault.remedy.contains("penstock key psk --out"),
