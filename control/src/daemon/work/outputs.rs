@@ -119,10 +119,10 @@ impl Work {
     /// A step of an install came back.
     pub(super) fn step_finished(&mut self, finished: Finished) {
         let Finished { epoch, child, result } = finished;
-        if epoch != self.installer.epoch {
-            return;
-        }
         let now = self.now();
+        if epoch != self.installer.epoch {
+            return self.ike.install_failed(now, child, "it was replaced meanwhile");
+        }
         match result {
             Ok(token) => {
                 let told = match &token {

@@ -79,7 +79,7 @@ impl Work {
         self.spis.clear();
         self.inherited.clear();
         let now = self.now();
-        for id in self.ids.clone().into_iter().filter(|id| self.endpoints.contains_key(id)) {
+        for id in self.ids.clone() {
             self.ike.initiate(now, id, true, &mut self.source);
         }
     }
