@@ -334,3 +334,6 @@ impl Outbound {
         limit_reached(self.sealer.soft(), self.sealer.exhausted() || self.expired, &mut self.reported)
     }
 }
+
+#[cfg(test)]
+mod tests;

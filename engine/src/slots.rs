@@ -4,6 +4,7 @@
 //! ```text
 //!   free ──► open (being filled) ──► ready (to be submitted) ──► with the kernel ──► free
 //! ```
+#![allow(clippy::vec_box, reason = "a slot wanders between queues and the kernel; boxed, it moves as one word")]
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};

@@ -3,3 +3,6 @@
 pub mod merge;
 pub mod split;
 pub mod vnet;
+
+#[cfg(test)]
+pub(crate) mod model;

@@ -292,3 +292,6 @@ fn sequence(packet: &[u8], shape: &Shape) -> Option<u32> {
 fn id(packet: &[u8]) -> u16 {
     packet.get(4..6).and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u16::from_be_bytes(*bytes))
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,6 +30,7 @@ pub struct Split<'a> {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it lives on the stack for the length of one read; a box would allocate")]
 enum Shape {
     Whole { checksum: Option<(usize, usize)> },
     Cut(Cut),
@@ -160,3 +161,6 @@ impl Cut {
         Some(whole)
     }
 }
+
+#[cfg(test)]
+mod tests;

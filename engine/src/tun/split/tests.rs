@@ -1,0 +1,87 @@
+//! Cutting against the slow way.
+
+use proptest::prelude::*;
+
+use super::Split;
+use crate::packet::ip::Ip;
+use crate::tun::model::Flow;
+use crate::tun::vnet::{Gso, HEADER_BYTES_MAX, Header};
+
+fn split(read: &mut [u8]) -> Option<Vec<Vec<u8>>> {
+    let (header, packet) = read.split_at_mut(HEADER_BYTES_MAX);
+    let header = Header::parse(header)?;
+    let ip = Ip::parse(packet)?;
+    let mut split = Split::new(&header, packet, &ip).ok()?;
+    let mut packets = Vec::new();
+    while let Some(packet) = split.next() {
+        packets.push(packet.to_vec());
+        // What is sealed may be overwritten: nothing of it may be needed again.
+        packet.fill(0xdd);
+    }
+    Some(packets)
+}
+
+proptest! {
+    #[test]
+    fn agrees_with_the_slow_way(v6: bool, tcp: bool, push: bool, options: bool, id: u16, sequence: u32, segment in 1..3000usize, length in 1..20_000usize, seed: u8) {
+        let flow = Flow { push, options, id, sequence, ..Flow::new(v6, tcp) };
+        let payload: Vec<u8> = (0..length).map(|at| (at as u8).wrapping_mul(7).wrapping_add(seed)).collect();
+        prop_assert_eq!(split(&mut flow.read(&payload, segment)), Some(flow.cut(&payload, segment)));
+    }
+
+    #[test]
+    fn nonsense_is_refused_or_cut_without_a_panic(v6: bool, tcp: bool, header: [u8; 12], at in 0..60usize, byte: u8, length in 0..2000usize) {
+        let flow = Flow::new(v6, tcp);
+        let mut read = flow.read(&vec![7; length], 100);
+        read[..12].copy_from_slice(&header);
+        split(&mut read);
+        let mut read = flow.read(&vec![7; length], 100);
+        read[12 + at % (length + 28)] = byte;
+        split(&mut read);
+    }
+}
+
+#[test]
+fn an_unfinished_checksum_is_finished() {
+    for (v6, tcp) in [(false, true), (false, false), (true, true), (true, false)] {
+        let flow = Flow::new(v6, tcp);
+        let whole = flow.packet(b"some payload");
+        let l4 = if v6 { 40 } else { 20 };
+        let field = l4 + if tcp { 16 } else { 6 };
+        let mut packet = whole.clone();
+        // The kernel leaves the folded sum of the pseudo-header.
+        let addresses = if v6 { &whole[8..40] } else { &whole[12..20] };
+        let begun = crate::packet::checksum::pseudo(addresses, if tcp { 6 } else { 17 }).word((whole.len() - l4) as u16).folded();
+        packet[field..field + 2].copy_from_slice(&begun);
+        let mut read = vec![0; HEADER_BYTES_MAX];
+        Header { checksum: Some((l4 as u16, (field - l4) as u16)), gso: Gso::None, ..Header::default() }.write(&mut read);
+        read.extend(packet);
+        assert_eq!(split(&mut read), Some(vec![whole]));
+    }
+}
+
+#[test]
+fn fin_and_push_stay_on_the_last_and_cwr_on_the_first() {
+    let mut read = Flow::new(false, true).read(&[1; 300], 100);
+    read[12 + 20 + 13] |= 0x01 | 0x08 | 0x80;
+    let flags: Vec<u8> = split(&mut read).expect("three packets").iter().map(|packet| packet[33]).collect();
+    assert_eq!(flags, [0x90, 0x10, 0x19]);
+}
+
+#[test]
+fn contradictions_are_refused() {
+    let flow = Flow::new(false, true);
+    let refused = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut read = flow.read(&[1; 300], 100);
+        change(&mut read);
+        assert_eq!(split(&mut read), None);
+    };
+    refused(&|read| Header { segment_bytes: 0, ..flow.header(100) }.write(&mut read[..12]));
+    refused(&|read| Header { checksum: None, ..flow.header(100) }.write(&mut read[..12]));
+    refused(&|read| Header { gso: Gso::TcpV6, ..flow.header(100) }.write(&mut read[..12]));
+    refused(&|read| Header { checksum: Some((8, 16)), ..flow.header(100) }.write(&mut read[..12]));
+    refused(&|read| Header { checksum: Some((60_000, 16)), ..flow.header(100) }.write(&mut read[..12]));
+    refused(&|read| read[12 + 20 + 12] = 0x40);
+    refused(&|read| read.truncate(12 + 40));
+    refused(&|read| Header { gso: Gso::None, checksum: Some((20, 400)), ..Header::default() }.write(&mut read[..12]));
+}
