@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::Ike;
 use crate::crypto::sha256;
 use crate::error::Fault;
-use crate::exchange::{End, auth, child, informational, init};
+use crate::exchange::{Came, End, auth, child, informational, init};
 use crate::message::{Chain, Header, Payloads, exchange, notify};
 use crate::output::Host;
 use crate::retransmit::Purpose;
@@ -22,7 +22,7 @@ const HALF_OPEN_PER_SOURCE_MAX: usize = 16;
 impl Ike {
     pub(crate) fn dispatch(&mut self, now: u64, from: SocketAddr, to: SocketAddr, message: &[u8], host: &mut dyn Host) {
         let Ok((header, body)) = Header::parse(message) else { return };
-        let way = Way { header, from, to, message };
+        let way = Way { came: Came { header, from, to }, message };
         // RFC 7296 section 2.5: a higher major version is answered with ours, in the clear.
         if header.major > 2 && !header.response {
             self.refuse(&way, notify::INVALID_MAJOR_VERSION, &[]);
@@ -40,22 +40,22 @@ impl Ike {
 
     /// Answers without protection and without keeping anything; never with more bytes than came.
     fn refuse(&mut self, way: &Way<'_>, kind: u16, data: &[u8]) {
-        let message = plain(&way.header.answer(way.header.spi_r), Chain::default().notify(kind, data));
+        let message = plain(&way.came.header.answer(way.came.header.spi_r), Chain::default().notify(kind, data));
         if message.len() <= way.message.len() {
-            self.cx.send(way.to, way.from, message);
+            self.cx.send(way.came.to, way.came.from, message);
         }
     }
 
     fn init_request(&mut self, now: u64, way: &Way<'_>, body: &[u8], host: &mut dyn Host) {
-        let header = way.header;
+        let header = way.came.header;
         if !header.initiator || header.id != 0 || header.spi_r != 0 {
             return;
         }
-        let first = (way.from, sha256(way.message));
+        let first = (way.came.from, sha256(way.message));
         if let Some(spi) = self.firsts.get(&first) {
             // Section 2.1: a repetition is answered with the same response; once IKE_AUTH has come it is only late.
             if let Some(Stage::HalfOpen(half)) = self.sas.get(spi).map(|sa| &sa.stage) {
-                self.cx.send(way.to, way.from, half.response.clone());
+                self.cx.send(way.came.to, way.came.from, half.response.clone());
             }
             return;
         }
@@ -64,7 +64,7 @@ impl Ike {
             return self.refuse(way, notify::UNSUPPORTED_CRITICAL_PAYLOAD, &[kind]);
         }
         let Some(nonce) = payloads.nonce else { return };
-        let address = way.from.ip();
+        let address = way.came.from.ip();
         let shown = payloads.notify(notify::COOKIE).map(|cookie| cookie.data);
         let proven = shown.is_some_and(|cookie| self.cookies.valid(now, cookie, nonce, address, header.spi_i, host));
         let half_open = self.sas.values().filter(|sa| sa.peer.is_none()).count();
@@ -73,7 +73,7 @@ impl Ike {
             return self.refuse(way, notify::COOKIE, &cookie);
         }
         let spi = self.fresh_spi(host);
-        match init::on_request(&mut self.cx, now, spi, &header, (way.from, way.to), &payloads, way.message, host) {
+        match init::on_request(&mut self.cx, now, spi, &way.came, &payloads, way.message, host) {
             init::Verdict::Ignore => {}
             init::Verdict::Refuse(kind, data, text) => {
                 text.into_iter().for_each(|text| self.cx.stranger(now, text));
@@ -89,7 +89,7 @@ impl Ike {
                 sa.first = Some(first);
                 self.firsts.insert(first, spi);
                 self.sas.insert(spi, *sa);
-                self.cx.send(way.to, way.from, response);
+                self.cx.send(way.came.to, way.came.from, response);
             }
         }
     }
@@ -107,9 +107,9 @@ impl Ike {
     }
 
     fn init_response(&mut self, now: u64, way: &Way<'_>, host: &mut dyn Host) {
-        let spi = way.header.spi_i;
+        let spi = way.came.header.spi_i;
         let Some(sa) = self.sas.get_mut(&spi).filter(|sa| sa.initiator) else { return };
-        let next = init::on_response(&mut self.cx, now, sa, &way.header, (way.from, way.to), way.message, host);
+        let next = init::on_response(&mut self.cx, now, sa, &way.came, way.message, host);
         if let init::Next::Authenticate(response) = next
             && let Err(end) = auth::prepare(&mut self.cx, now, sa, response, host)
         {
@@ -125,36 +125,36 @@ impl Ike {
     }
 
     fn protected_request(&mut self, now: u64, way: &Way<'_>, host: &mut dyn Host) {
-        let Some(spi) = self.find(&way.header) else { return };
+        let Some(spi) = self.find(&way.came.header) else { return };
         let Some(sa) = self.sas.get_mut(&spi) else { return };
-        if way.header.id.checked_add(1) == Some(sa.replies.expected) {
+        if way.came.header.id.checked_add(1) == Some(sa.replies.expected) {
             // Section 2.1: only an exact repetition gets the same answer again.
             if let Some((digest, Some(response))) = &sa.replies.last
                 && *digest == sha256(way.message)
             {
-                self.cx.send(way.to, way.from, response.clone());
+                self.cx.send(way.came.to, way.came.from, response.clone());
             }
             return;
         }
         let ready = match &sa.stage {
-            Stage::HalfOpen(_) => way.header.exchange == exchange::AUTH,
+            Stage::HalfOpen(_) => way.came.header.exchange == exchange::AUTH,
             // Until our first child is in use we do not answer: an answer tells the peer that it is.
             Stage::Established => !sa.initiator || sa.confirmed,
             Stage::Leaving => true,
             _ => false,
         };
-        if way.header.id != sa.replies.expected || !ready {
+        if way.came.header.id != sa.replies.expected || !ready {
             return;
         }
-        let Some((first, inner)) = sa.open(&way.header, way.message) else { return };
+        let Some((first, inner)) = sa.open(&way.came.header, way.message) else { return };
         sa.accept_request(way.message);
         let Ok(payloads) = Payloads::parse(first, &inner) else {
-            sa.reply(&mut self.cx, &way.header, way.from, way.to, Chain::default().notify(notify::INVALID_SYNTAX, &[]));
+            sa.reply(&mut self.cx, &way.came, Chain::default().notify(notify::INVALID_SYNTAX, &[]));
             return self.end(now, spi, End::Drop(Fault::Misbehaved("a message that cannot be read".to_owned())));
         };
         if let Some(kind) = payloads.unknown_critical {
             let mut chain = Chain::default();
-            sa.reply(&mut self.cx, &way.header, way.from, way.to, chain.notify(notify::UNSUPPORTED_CRITICAL_PAYLOAD, &[kind]));
+            sa.reply(&mut self.cx, &way.came, chain.notify(notify::UNSUPPORTED_CRITICAL_PAYLOAD, &[kind]));
             if matches!(sa.stage, Stage::HalfOpen(_)) {
                 sa.stage = Stage::Refused;
             }
@@ -167,10 +167,10 @@ impl Ike {
     /// A request that is from the peer and well formed.
     fn request(&mut self, now: u64, spi: u64, way: &Way<'_>, payloads: &Payloads<'_>, host: &mut dyn Host) {
         let Some(sa) = self.sas.get_mut(&spi) else { return };
-        let (cx, ends) = (&mut self.cx, (way.from, way.to));
-        match (way.header.exchange, &sa.stage) {
+        let cx = &mut self.cx;
+        match (way.came.header.exchange, &sa.stage) {
             (exchange::AUTH, Stage::HalfOpen(_)) => {
-                let authentic = auth::on_request(cx, now, sa, &way.header, ends, payloads, &self.decoy, host);
+                let authentic = auth::on_request(cx, now, sa, &way.came, payloads, &self.decoy, host);
                 if let auth::Authentic::Yes { initial_contact } = authentic {
                     let done = sa.live();
                     if initial_contact {
@@ -183,26 +183,26 @@ impl Ike {
             }
             (exchange::CREATE_CHILD, _) => {
                 sa.confirmed = true;
-                child::on_request(cx, now, sa, &way.header, ends, payloads, host);
+                child::on_request(cx, now, sa, &way.came, payloads, host);
             }
             (exchange::INFORMATIONAL, _) => {
                 sa.confirmed = true;
-                match informational::on_request(cx, sa, &way.header, ends, payloads) {
+                match informational::on_request(cx, sa, &way.came, payloads) {
                     Ok(()) => self.childless(now, spi, "deleted the last child"),
                     Err(end) => self.end(now, spi, end),
                 }
             }
-            _ => sa.reply(cx, &way.header, way.from, way.to, Chain::default().notify(notify::INVALID_SYNTAX, &[])),
+            _ => sa.reply(cx, &way.came, Chain::default().notify(notify::INVALID_SYNTAX, &[])),
         }
     }
 
     fn protected_response(&mut self, now: u64, way: &Way<'_>) {
-        let Some(spi) = self.find(&way.header) else { return };
+        let Some(spi) = self.find(&way.came.header) else { return };
         let Some(sa) = self.sas.get_mut(&spi) else { return };
-        if sa.requests.outstanding.as_ref().is_none_or(|request| request.id != way.header.id) {
+        if sa.requests.outstanding.as_ref().is_none_or(|request| request.id != way.came.header.id) {
             return;
         }
-        let Some((first, inner)) = sa.open(&way.header, way.message) else { return };
+        let Some((first, inner)) = sa.open(&way.came.header, way.message) else { return };
         let Some(request) = sa.requests.outstanding.take() else { return };
         let Ok(payloads) = Payloads::parse(first, &inner) else {
             return self.end(now, spi, End::Delete(Fault::Misbehaved("an answer that cannot be read".to_owned())));
@@ -226,9 +226,7 @@ impl Ike {
 
 /// A message and where it travels.
 struct Way<'a> {
-    header: Header,
-    from: SocketAddr,
-    to: SocketAddr,
+    came: Came,
     message: &'a [u8],
 }
 

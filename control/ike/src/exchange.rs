@@ -5,7 +5,18 @@ pub(crate) mod child;
 pub(crate) mod informational;
 pub(crate) mod init;
 
+use std::net::SocketAddr;
+
 use crate::error::Fault;
+use crate::message::Header;
+
+/// A message's header and the way it came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Came {
+    pub(crate) header: Header,
+    pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
+}
 
 /// How an IKE SA ends.
 #[derive(Clone, Debug, PartialEq, Eq)]

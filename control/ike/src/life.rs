@@ -8,10 +8,10 @@ use crate::config::PeerId;
 use crate::error::Fault;
 use crate::exchange::{End, auth, child, init};
 use crate::message::{Chain, exchange, notify};
-use crate::output::{ChildId, Host, Output, When};
+use crate::output::{ChildId, Host, Level, Output, When};
 use crate::proposal::protocol;
 use crate::retransmit::{Due, Purpose};
-use crate::sa::{Stage, Task};
+use crate::sa::{IkeSa, Stage, Task};
 
 /// How long a responder's very first child waits for the initiator's packets before it is sent on: the initiator needs
 /// the response and its engine, and until then can only park what comes.
@@ -86,7 +86,7 @@ impl Ike {
     pub(crate) fn supersede(&mut self, now: u64, spi: u64) {
         let Some(sa) = self.sas.get(&spi) else { return };
         let (began, Some(peer)) = (sa.began, sa.peer) else { return };
-        let older = |sa: &crate::sa::IkeSa| sa.established.is_some_and(|established| established < began);
+        let older = |sa: &IkeSa| sa.established.is_some_and(|established| established < began);
         let dead: Vec<u64> = self.of(peer).filter(|spi| self.sas.get(spi).is_some_and(older)).collect();
         dead.into_iter().for_each(|spi| self.remove(now, spi, None));
     }
@@ -126,11 +126,13 @@ impl Ike {
 
     /// An IKE SA or a try is gone: says so if nothing else of this peer is left, and plans the next try.
     pub(crate) fn lost(&mut self, now: u64, peer: PeerId, fault: Option<Fault>) {
-        let text = fault.as_ref().map(|fault| self.cx.fault(peer, fault));
-        let alive = |sa: &crate::sa::IkeSa| sa.starting() || matches!(sa.stage, Stage::Answering | Stage::Established);
+        let alive = |sa: &IkeSa| sa.starting() || matches!(sa.stage, Stage::Answering | Stage::Established);
         if self.of(peer).any(|spi| self.sas.get(&spi).is_some_and(alive)) {
-            return;
+            // Another one serves, or will: no failure of the peer's.
+            let text = fault.map(|fault| format!("one of two IKE SAs is gone: {}", fault.told(&self.cx.name(peer))));
+            return text.into_iter().for_each(|text| self.cx.event(peer, Level::Info, text));
         }
+        let text = fault.as_ref().map(|fault| self.cx.fault(peer, fault));
         let (last_ms, spread) = (self.cx.config.retry_last_ms, &mut self.cx.jitter);
         let Some(state) = self.cx.peers.get_mut(&peer) else { return };
         if state.config.start && !state.closed && state.retry_at.is_none() {
@@ -232,7 +234,7 @@ impl Ike {
         let Some(sa) = self.sas.get_mut(&spi) else { return false };
         let Some(held) = sa.replies.held.take_if(|held| held.child == id) else { return false };
         let chain = if success { &held.success } else { &held.failure };
-        sa.reply(&mut self.cx, &held.request, held.from, held.to, chain);
+        sa.reply(&mut self.cx, &held.came, chain);
         let first = matches!(sa.stage, Stage::Answering);
         if first {
             auth::established(&mut self.cx, now, sa);

@@ -11,7 +11,7 @@
 //!
 //! Nothing is closed before the winner is known to be in use on both sides: its initiator knows that when its engine has
 //! both directions; its responder asks by an empty INFORMATIONAL, which the initiator answers only from then on. The side
-//! that does not close asks from time to time whether the other still knows the loser: one that has restarted does not.
+//! that does not close asks from time to time whether the other still knows both: one that has restarted does not.
 
 use crate::Ike;
 use crate::config::PeerId;
@@ -72,12 +72,14 @@ impl Ike {
             match (ours, confirmed) {
                 (true, true) => self.leave(now, loser),
                 (true, false) => self.probe(now, spi),
-                (false, _) => {
-                    if let Some(sa) = self.sas.get_mut(&loser).filter(|sa| !probing(sa)) {
-                        sa.probe_at.get_or_insert(now.saturating_add(PROBE_MS));
-                    }
-                }
+                (false, _) => [spi, loser].into_iter().for_each(|either| self.probe_later(now, either)),
             }
+        }
+    }
+
+    fn probe_later(&mut self, now: u64, spi: u64) {
+        if let Some(sa) = self.sas.get_mut(&spi).filter(|sa| !probing(sa)) {
+            sa.probe_at.get_or_insert(now.saturating_add(PROBE_MS));
         }
     }
 

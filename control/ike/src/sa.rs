@@ -14,6 +14,7 @@ use crate::child::Child;
 use crate::config::PeerId;
 use crate::context::Context;
 use crate::crypto::{Exchange, ICV_BYTES, IV_BYTES, IkeKeys, sha256};
+use crate::exchange::Came;
 use crate::message::{Chain, Header, Payloads, exchange, header, kind};
 use crate::output::{ChildId, Nat};
 use crate::retransmit::{Outstanding, Purpose};
@@ -95,9 +96,7 @@ pub(crate) struct Replies {
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) child: ChildId,
-    pub(crate) request: Header,
-    pub(crate) from: SocketAddr,
-    pub(crate) to: SocketAddr,
+    pub(crate) came: Came,
     pub(crate) success: Chain,
     pub(crate) failure: Chain,
 }
@@ -183,12 +182,12 @@ impl IkeSa {
     }
 
     /// Answers a request to where it came from, and keeps the answer for its repetitions.
-    pub(crate) fn reply(&mut self, cx: &mut Context, request: &Header, from: SocketAddr, to: SocketAddr, chain: &Chain) {
-        let Some(message) = self.seal(request.answer(request.spi_r), chain) else { return };
+    pub(crate) fn reply(&mut self, cx: &mut Context, came: &Came, chain: &Chain) {
+        let Some(message) = self.seal(came.header.answer(came.header.spi_r), chain) else { return };
         if let Some((_, response)) = &mut self.replies.last {
             *response = Some(message.clone());
         }
-        cx.send(to, from, message);
+        cx.send(came.to, came.from, message);
     }
 
     /// Notes that this request is being worked on; a repetition is not a new one.

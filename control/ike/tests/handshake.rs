@@ -47,6 +47,6 @@ fn a_closed_peer_is_down_on_both_sides_and_nothing_is_left_in_the_engines() {
     // East starts by itself again and again; West stays closed and says no.
     world.run(20_000);
     assert!(!world.up(WEST) && !world.up(EAST));
-    assert_eq!(world.sites[WEST].engine.counts(), (0, 0, 0));
-    assert_eq!(world.sites[EAST].engine.counts(), (0, 0, 0));
+    assert_eq!(world.sites[WEST].engine.counts(world.now), (0, 0, 0));
+    assert_eq!(world.sites[EAST].engine.counts(world.now), (0, 0, 0));
 }

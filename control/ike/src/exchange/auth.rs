@@ -10,9 +10,9 @@ use crate::config::{PeerConfig, Psk, describe_identity};
 use crate::context::Context;
 use crate::crypto::{equal, psk_auth};
 use crate::error::Fault;
-use crate::exchange::End;
 use crate::exchange::child::{self, Material, Refusal};
-use crate::message::{Chain, Header, Payloads, exchange, kind, notify};
+use crate::exchange::{Came, End};
+use crate::message::{Chain, Payloads, exchange, kind, notify};
 use crate::output::Host;
 use crate::retransmit::Purpose;
 use crate::sa::{Authenticating, Held, IkeSa, Stage};
@@ -96,19 +96,18 @@ pub(crate) fn on_request(
     cx: &mut Context,
     now: u64,
     sa: &mut IkeSa,
-    header: &Header,
-    (from, to): (SocketAddr, SocketAddr),
+    came: &Came,
     payloads: &Payloads<'_>,
     decoy: &Psk,
     host: &mut dyn Host,
 ) -> Authentic {
-    let Some(config) = verify(cx, now, sa, from, payloads, decoy) else {
+    let Some(config) = verify(cx, now, sa, came.from, payloads, decoy) else {
         sa.stage = Stage::Refused;
-        sa.reply(cx, header, from, to, Chain::default().notify(notify::AUTHENTICATION_FAILED, &[]));
+        sa.reply(cx, came, Chain::default().notify(notify::AUTHENTICATION_FAILED, &[]));
         return Authentic::No;
     };
     // Section 2.23: the peer is where this authentic message came from.
-    (sa.remote, sa.local, sa.peer, sa.deadline) = (from, to, Some(config.id), None);
+    (sa.remote, sa.local, sa.peer, sa.deadline) = (came.from, came.to, Some(config.id), None);
     sa.per_core = config.per_core && payloads.notify(notify::SA_RESOURCE_INFO).is_some();
     let Stage::HalfOpen(half) = std::mem::replace(&mut sa.stage, Stage::Answering) else { return Authentic::No };
     let Some(keys) = sa.keys.as_ref() else { return Authentic::No };
@@ -116,7 +115,7 @@ pub(crate) fn on_request(
     let proof = psk_auth(config.psk.expose(), &half.response, &sa.nonce_i, &keys.auth_r, &identity);
     let mut base = Chain::default();
     base.push(kind::ID_R, &identity).auth(METHOD_PSK, proof.as_slice());
-    answer(cx, now, sa, header, (from, to), payloads, &config, base, host);
+    answer(cx, now, sa, came, payloads, base, host);
     Authentic::Yes { initial_contact: payloads.notify(notify::INITIAL_CONTACT).is_some() }
 }
 
@@ -154,32 +153,22 @@ fn verify(cx: &mut Context, now: u64, sa: &IkeSa, from: SocketAddr, payloads: &P
 }
 
 /// Negotiates the first child and holds the response until it is installed, or says at once why there is none.
-fn answer(
-    cx: &mut Context,
-    now: u64,
-    sa: &mut IkeSa,
-    header: &Header,
-    (from, to): (SocketAddr, SocketAddr),
-    payloads: &Payloads<'_>,
-    config: &PeerConfig,
-    base: Chain,
-    host: &mut dyn Host,
-) {
-    let Some(keys) = sa.keys.as_ref() else { return };
+fn answer(cx: &mut Context, now: u64, sa: &mut IkeSa, came: &Came, payloads: &Payloads<'_>, base: Chain, host: &mut dyn Host) {
+    let (Some(config), Some(keys)) = (sa.peer.and_then(|peer| cx.peer(peer)), sa.keys.as_ref()) else { return };
     let material = Material { derive: &keys.derive, nonce_i: &sa.nonce_i, nonce_r: &sa.nonce_r };
-    match child::accept(cx, now, config, payloads, material, host) {
+    match child::accept(cx, now, &config, payloads, material, host) {
         Ok((child, chain)) => {
             let (mut success, mut failure) = (base.clone(), base);
             success.append(&chain);
             child::notices(&mut success, sa.per_core);
             failure.notify(notify::TEMPORARY_FAILURE, &[]);
-            sa.replies.held = Some(Held { child: child.id, request: *header, from, to, success, failure });
+            sa.replies.held = Some(Held { child: child.id, came: *came, success, failure });
             sa.children.insert(child.id, child);
         }
         Err(Refusal { notify, fault }) => {
             // Section 1.2: the IKE SA is made all the same; the initiator may ask for another child.
             let mut chain = base;
-            sa.reply(cx, header, from, to, chain.notify(notify, &[]));
+            sa.reply(cx, came, chain.notify(notify, &[]));
             established(cx, now, sa);
             cx.fault(config.id, &fault);
         }

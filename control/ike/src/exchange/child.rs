@@ -1,13 +1,12 @@
 //! Children: the second half of IKE_AUTH and the whole of CREATE_CHILD_SA (RFC 7296 sections 1.3, 2.9, 2.17; RFC 9611).
 
-use std::net::SocketAddr;
-
 use crate::child::{Child, Step};
 use crate::config::{PeerConfig, PeerId};
 use crate::context::Context;
 use crate::crypto::{Secret, child_keys};
 use crate::error::Fault;
-use crate::message::{Chain, Header, Payloads, exchange, kind, notify};
+use crate::exchange::Came;
+use crate::message::{Chain, Payloads, exchange, kind, notify};
 use crate::output::{ChildId, Host, Level, Output, Selectors};
 use crate::proposal::{self, Proposal};
 use crate::retransmit::Purpose;
@@ -208,17 +207,9 @@ pub(crate) fn complete(
 }
 
 /// Responder: a CREATE_CHILD_SA request.
-pub(crate) fn on_request(
-    cx: &mut Context,
-    now: u64,
-    sa: &mut IkeSa,
-    header: &Header,
-    (from, to): (SocketAddr, SocketAddr),
-    payloads: &Payloads<'_>,
-    host: &mut dyn Host,
-) {
+pub(crate) fn on_request(cx: &mut Context, now: u64, sa: &mut IkeSa, came: &Came, payloads: &Payloads<'_>, host: &mut dyn Host) {
     let refuse = |cx: &mut Context, sa: &mut IkeSa, kind: u16| {
-        sa.reply(cx, header, from, to, Chain::default().notify(kind, &[]));
+        sa.reply(cx, came, Chain::default().notify(kind, &[]));
     };
     let Some(config) = sa.peer.and_then(|peer| cx.peer(peer)) else { return refuse(cx, sa, notify::TEMPORARY_FAILURE) };
     if !matches!(sa.stage, Stage::Established) {
@@ -248,7 +239,7 @@ pub(crate) fn on_request(
             notices(&mut success, marked);
             let mut failure = Chain::default();
             failure.notify(notify::TEMPORARY_FAILURE, &[]);
-            sa.replies.held = Some(Held { child: child.id, request: *header, from, to, success, failure });
+            sa.replies.held = Some(Held { child: child.id, came: *came, success, failure });
             sa.children.insert(child.id, child);
         }
     }

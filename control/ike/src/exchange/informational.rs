@@ -1,33 +1,25 @@
 //! INFORMATIONAL: liveness and DELETE (RFC 7296 sections 1.4, 2.4, 2.25).
 
-use std::net::SocketAddr;
-
 use crate::context::Context;
 use crate::error::Fault;
-use crate::exchange::End;
-use crate::message::{Chain, Header, Payloads, notify};
+use crate::exchange::{Came, End};
+use crate::message::{Chain, Payloads, notify};
 use crate::proposal::protocol;
 use crate::sa::IkeSa;
 
 /// The peer's request. An empty one asks whether we live: the empty answer is the yes.
-pub(crate) fn on_request(
-    cx: &mut Context,
-    sa: &mut IkeSa,
-    header: &Header,
-    (from, to): (SocketAddr, SocketAddr),
-    payloads: &Payloads<'_>,
-) -> Result<(), End> {
+pub(crate) fn on_request(cx: &mut Context, sa: &mut IkeSa, came: &Came, payloads: &Payloads<'_>) -> Result<(), End> {
     let mut chain = Chain::default();
     // Section 1.4.1: the IKE SA goes with all its children; the answer is empty.
     if payloads.deletes.iter().any(|delete| delete.protocol == protocol::IKE) {
-        sa.reply(cx, header, from, to, &chain);
+        sa.reply(cx, came, &chain);
         return Err(End::Drop(Fault::Ended("closed the connection".to_owned())));
     }
     let ours = delete_children(cx, sa, payloads);
     if !ours.is_empty() {
         chain.delete(protocol::ESP, &ours);
     }
-    sa.reply(cx, header, from, to, &chain);
+    sa.reply(cx, came, &chain);
     // Section 2.21.2: an initiator that does not believe us says so in an exchange of its own.
     match payloads.notify(notify::AUTHENTICATION_FAILED) {
         Some(_) => Err(End::Drop(Fault::PeerRefused("AUTHENTICATION_FAILED".to_owned()))),

@@ -11,6 +11,7 @@ use crate::config::{Config, Group, PeerConfig};
 use crate::context::Context;
 use crate::crypto::{Exchange, IkeKeys, Seeds, equal, sha1};
 use crate::error::Fault;
+use crate::exchange::Came;
 use crate::exchange::child::nonce;
 use crate::message::{Chain, Header, Payloads, kind, notify};
 use crate::output::{Host, Nat};
@@ -124,15 +125,8 @@ pub(crate) enum Next {
 }
 
 /// Initiator: an answer to IKE_SA_INIT. Nobody vouches for it, so a refusal is only doubted (section 2.21.1).
-pub(crate) fn on_response(
-    cx: &mut Context,
-    now: u64,
-    sa: &mut IkeSa,
-    header: &Header,
-    (from, to): (SocketAddr, SocketAddr),
-    message: &[u8],
-    host: &mut dyn Host,
-) -> Next {
+pub(crate) fn on_response(cx: &mut Context, now: u64, sa: &mut IkeSa, came: &Came, message: &[u8], host: &mut dyn Host) -> Next {
+    let Came { header, from, to } = *came;
     let Some(body) = message.get(crate::message::header::BYTES..) else { return Next::Wait };
     let Ok(payloads) = Payloads::parse(header.next, body) else { return Next::Wait };
     let Stage::Starting(starting) = &mut sa.stage else { return Next::Wait };
@@ -151,11 +145,11 @@ pub(crate) fn on_response(
         return doubt(cx, now, sa, Fault::PeerRefused(format!("{} of our offer [{ours}]", notify::name(error.kind))));
     }
     let offer = Proposal::ike(&cx.config.ike_suites, &cx.config.groups);
-    match agree(&offer, starting, sa.spi, &sa.nonce_i, header, &payloads) {
+    match agree(&offer, starting, sa.spi, &sa.nonce_i, &header, &payloads) {
         Err(fault) => doubt(cx, now, sa, fault),
         Ok((keys, suite, nonce_r)) => {
             (sa.remote_spi, sa.keys, sa.suite, sa.nonce_r) = (header.spi_r, Some(keys), suite, nonce_r);
-            (sa.nat, sa.penstock) = detect(&payloads, header, from, to);
+            (sa.nat, sa.penstock) = detect(&payloads, &header, from, to);
             (sa.remote, sa.local) = (from, to);
             sa.requests.outstanding = None;
             Next::Authenticate(message.to_vec())
@@ -266,12 +260,12 @@ pub(crate) fn on_request(
     cx: &mut Context,
     now: u64,
     spi: u64,
-    header: &Header,
-    (from, to): (SocketAddr, SocketAddr),
+    came: &Came,
     payloads: &Payloads<'_>,
     message: &[u8],
     host: &mut dyn Host,
 ) -> Verdict {
+    let Came { header, from, to } = *came;
     let (Some(sa), Some(ke), Some(nonce_i)) = (payloads.sa, payloads.ke, payloads.nonce) else { return Verdict::Ignore };
     let Ok(offers) = proposal::parse(sa) else { return Verdict::Ignore };
     let own = Proposal::ike(&cx.config.ike_suites, &preferring(&cx.config, ke.group));
@@ -299,7 +293,7 @@ pub(crate) fn on_request(
     chain.push(kind::SA, &proposal::write(&chosen)).ke(group.number(), &exchange.public).nonce(&sa.nonce_r);
     detection(&mut chain, header.spi_i, spi, from, host);
     let response = plain(&header.answer(spi), &chain);
-    (sa.nat, sa.penstock) = detect(payloads, header, from, to);
+    (sa.nat, sa.penstock) = detect(payloads, &header, from, to);
     (sa.keys, sa.suite) = (Some(keys), name);
     sa.replies.expected = 1;
     sa.deadline = Some(now.saturating_add(cx.config.half_open_ms));

@@ -135,9 +135,9 @@ impl<'a> Payloads<'a> {
                 Ok(())
             }
             // Section 2.5: the critical flag of a kind that the RFC defines means nothing.
-            kind::SA..=kind::LAST_DEFINED => Ok(()),
             unknown => {
-                if critical && self.unknown_critical.is_none() {
+                let defined = (kind::SA..=kind::LAST_DEFINED).contains(&unknown);
+                if critical && !defined && self.unknown_critical.is_none() {
                     self.unknown_critical = Some(unknown);
                 }
                 Ok(())

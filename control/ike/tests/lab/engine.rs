@@ -121,7 +121,6 @@ impl Engine {
                 if takes_over.is_none() {
                     self.current = Some(inbound_spi);
                 }
-                self.had = true;
                 self.per_core_wanted = per_core;
                 self.whens.push(when);
                 self.outbound.push(Outbound { inbound_spi, spi, keys, takes_over });
@@ -150,6 +149,7 @@ impl Engine {
     pub fn seal(&mut self, now: u64) -> Option<(u32, ChildKeys)> {
         self.time(now);
         let sa = self.outbound.iter().find(|sa| Some(sa.inbound_spi) == self.current);
+        self.had |= sa.is_some();
         if sa.is_none() && self.had {
             self.no_sa += 1;
         }
@@ -188,7 +188,8 @@ impl Engine {
     }
 
     /// Inbound SAs, outbound SAs, announced SPIs.
-    pub fn counts(&self) -> (usize, usize, usize) {
+    pub fn counts(&mut self, now: u64) -> (usize, usize, usize) {
+        self.time(now);
         (self.inbound.len(), self.outbound.len(), self.expected.len())
     }
 }

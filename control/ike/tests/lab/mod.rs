@@ -335,7 +335,8 @@ impl World {
         assert_eq!((west[0].local_spi, west[0].remote_spi), (east[0].remote_spi, east[0].local_spi));
         let mut mirrored: Vec<_> = self.children(EAST).into_iter().map(|(inbound, outbound)| (outbound, inbound)).collect();
         let mut children = self.children(WEST);
-        (mirrored.sort_unstable(), children.sort_unstable());
+        mirrored.sort_unstable();
+        children.sort_unstable();
         assert_eq!(children, mirrored, "the same children\n{}", self.describe());
         for who in [WEST, EAST] {
             for (inbound, outbound) in self.children(who) {
@@ -347,7 +348,20 @@ impl World {
     }
 
     pub fn describe(&self) -> String {
-        let site = |who: usize| format!("{:#?}\n{:#?}", self.sites[who].ike.snapshot(self.now), self.sites[who].events);
-        format!("at {}\nwest: {}\neast: {}", self.now, site(WEST), site(EAST))
+        let mut text = format!("at {}\n", self.now);
+        for (name, who) in [("west", WEST), ("east", EAST)] {
+            let site = &self.sites[who];
+            let peer = &site.ike.snapshot(self.now)[0];
+            let engine = &site.engine;
+            text += &format!("{name}: {:?} {:?} no_sa {} unknown {}\n", peer.state, peer.last_error, engine.no_sa, engine.unknown_spi);
+            for sa in &peer.ike {
+                let role = if sa.initiator { "began" } else { "answered" };
+                text += &format!("  {:016x} {role} {} {} ms:", sa.local_spi.min(sa.remote_spi), sa.state, sa.age_ms);
+                sa.children.iter().for_each(|child| text += &format!(" {:x}/{:x} {}", child.inbound_spi, child.outbound_spi, child.state));
+                text.push('\n');
+            }
+            site.events.iter().for_each(|(_, line)| text += &format!("  | {line}\n"));
+        }
+        text
     }
 }
