@@ -91,6 +91,7 @@ fn key_files_that_are_not_private_or_not_keys_are_refused_with_the_remedy() {
     for (octets, mode, problem, remedy) in [
         (key, 0o640, "open to other users (mode 0640)", "chmod 600"),
         (key, 0o604, "open to other users (mode 0604)", "chmod 600"),
+        (key, 0o602, "open to other users (mode 0602)", "chmod 600"),
         (key, 0o620, "open to other users (mode 0620)", "chmod 600"),
         (b"", 0o600, "is empty", "penstock key psk --out"),
         (b" \n\n", 0o600, "is empty", "penstock key psk --out"),
