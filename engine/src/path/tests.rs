@@ -167,11 +167,16 @@ impl Core {
         let lost = |stage| Drop::ALL.iter().filter(|drop| drop.stage() == stage).map(|drop| moment.dropped(*drop)).sum::<u64>();
         let sum = |counters: &[Counter]| counters.iter().map(|counter| moment.counter(*counter)).sum::<u64>();
         use Counter as C;
-        assert_eq!(sum(&[C::OutboundPackets, C::OutboundHandoffIn]), sum(&[C::SealedPackets, C::OutboundHandoffOut]) + lost(Stage::Outbound));
+        assert_eq!(
+            sum(&[C::OutboundPackets, C::OutboundHandoffIn]),
+            sum(&[C::SealedPackets, C::OutboundHandoffOut]) + lost(Stage::Outbound)
+        );
         assert_eq!(sum(&[C::SealedPackets]), sum(&[C::SentPackets]) + lost(Stage::Send));
         assert_eq!(
             sum(&[C::InboundFrames, C::InboundHandoffIn]),
-            sum(&[C::OpenedPackets, C::InboundHandoffOut, C::Keepalives, C::StrayIke]) + u64::from(self.path.parked()) + lost(Stage::Inbound)
+            sum(&[C::OpenedPackets, C::InboundHandoffOut, C::Keepalives, C::StrayIke])
+                + u64::from(self.path.parked())
+                + lost(Stage::Inbound)
         );
         assert_eq!(sum(&[C::OpenedPackets]), sum(&[C::DeliveredPackets]) + lost(Stage::Deliver));
     }
@@ -208,7 +213,14 @@ fn key(number: u8) -> Key {
 }
 
 fn inbound(spi: u32, number: u8, limits: Limits) -> Box<Pair> {
-    let request = InstallInbound { spi: U32::new(spi), policy: U32::new(PEER), window: U32::new(1024), reserved: U32::ZERO, limits, key: key(number) };
+    let request = InstallInbound {
+        spi: U32::new(spi),
+        policy: U32::new(PEER),
+        window: U32::new(1024),
+        reserved: U32::ZERO,
+        limits,
+        key: key(number),
+    };
     Box::new(Pair::installed(spi, PEER, Inbound::from_request(&request, 1).expect("a known suite")))
 }
 
@@ -415,7 +427,8 @@ fn what_may_not_leave_is_named() {
     try_one(&|_| {}, 1439 - 28);
     // To the nested peer, which has no SA.
     try_one(&|read| read[12 + 18] = 9, 9);
-    for (reason, count) in [(Drop::NoRoute, 1), (Drop::SourceNotLocal, 1), (Drop::OutboundMalformed, 3), (Drop::TooBig, 1), (Drop::NoSa, 1)] {
+    for (reason, count) in [(Drop::NoRoute, 1), (Drop::SourceNotLocal, 1), (Drop::OutboundMalformed, 3), (Drop::TooBig, 1), (Drop::NoSa, 1)]
+    {
         assert_eq!(left.dropped(reason), count, "{}", reason.name());
     }
     assert_eq!(left.told.events, [Event::Acquire { policy: PEER + 1, per_core: false }]);

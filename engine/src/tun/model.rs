@@ -83,7 +83,12 @@ impl Flow {
             (true, false) => Gso::TcpV4,
             (true, true) => Gso::TcpV6,
         };
-        Header { checksum: Some((l4, if self.tcp { 16 } else { 6 })), gso, header_bytes: self.headers() as u16, segment_bytes: segment as u16 }
+        Header {
+            checksum: Some((l4, if self.tcp { 16 } else { 6 })),
+            gso,
+            header_bytes: self.headers() as u16,
+            segment_bytes: segment as u16,
+        }
     }
 
     /// A read of a super-packet, as the kernel gives it: lengths of the whole, the checksum only begun.

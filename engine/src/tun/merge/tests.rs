@@ -46,24 +46,26 @@ fn merge(packets: &[Vec<u8>], uso: bool) -> Vec<Vec<u8>> {
 /// A few packets of one flow, with something odd now and then.
 fn burst() -> impl Strategy<Value = Vec<Vec<u8>>> {
     let flow = (any::<bool>(), any::<bool>(), 0..3u16, any::<bool>(), any::<bool>(), prop_oneof![Just(100u32), Just(u32::MAX - 50)]);
-    (flow, 1..400usize, 0..3000usize, 0..12u8, any::<u8>()).prop_map(|((v6, tcp, port, push, options, sequence), segment, length, odd, seed)| {
-        let flow = Flow { port: 1000 + port, push, options, sequence, ..Flow::new(v6, tcp) };
-        let payload: Vec<u8> = (0..length).map(|at| (at as u8).wrapping_mul(3).wrapping_add(seed)).collect();
-        let mut packets = if payload.is_empty() { vec![flow.packet(&[])] } else { flow.cut(&payload, segment) };
-        let at = usize::from(seed) % packets.len();
-        let headers = flow.headers();
-        match odd {
-            0 => drop(packets.remove(at)),
-            1 => packets.swap(0, at),
-            2 => *packets[at].last_mut().expect("bytes") ^= 1,
-            3 => packets[at][headers - 1] ^= 1,
-            4 if tcp => packets[at][headers - options_bytes(options) - 7] |= 0x02,
-            5 => packets.push(packets[at].clone()),
-            6 => packets[at] = Flow { tos: 2, ..flow }.packet(b"marked"),
-            _ => {}
-        }
-        packets
-    })
+    (flow, 1..400usize, 0..3000usize, 0..12u8, any::<u8>()).prop_map(
+        |((v6, tcp, port, push, options, sequence), segment, length, odd, seed)| {
+            let flow = Flow { port: 1000 + port, push, options, sequence, ..Flow::new(v6, tcp) };
+            let payload: Vec<u8> = (0..length).map(|at| (at as u8).wrapping_mul(3).wrapping_add(seed)).collect();
+            let mut packets = if payload.is_empty() { vec![flow.packet(&[])] } else { flow.cut(&payload, segment) };
+            let at = usize::from(seed) % packets.len();
+            let headers = flow.headers();
+            match odd {
+                0 => drop(packets.remove(at)),
+                1 => packets.swap(0, at),
+                2 => *packets[at].last_mut().expect("bytes") ^= 1,
+                3 => packets[at][headers - 1] ^= 1,
+                4 if tcp => packets[at][headers - options_bytes(options) - 7] |= 0x02,
+                5 => packets.push(packets[at].clone()),
+                6 => packets[at] = Flow { tos: 2, ..flow }.packet(b"marked"),
+                _ => {}
+            }
+            packets
+        },
+    )
 }
 
 fn options_bytes(options: bool) -> usize {
