@@ -1,7 +1,8 @@
 //! Longest prefix match: which value belongs to an inner address.
 //!
 //! Nested prefixes are flattened when the table is built, off the workers, into ranges that do not overlap. A lookup
-//! is then one search in a sorted array, without pointers to chase and without allocation.
+//! is then one search in a sorted array, without pointers to chase and without allocation. `cargo bench --bench route`
+//! has a trie beside it, which is slower up to 10,000 prefixes (3 to 18 times up to 100), and faster only for 100,000 of IPv6.
 
 use core::net::IpAddr;
 
@@ -99,16 +100,10 @@ impl<A: Copy + Ord, V: Copy> Flat<A, V> {
         }
     }
 
-    /// Begins a range; where one begins at the same address already, that one was empty and is replaced.
+    /// Begins a range. One that began at the same address is empty then, and the search passes over it.
     fn push(&mut self, start: A, value: Option<V>) {
-        if self.starts.last() == Some(&start) {
-            if let Some(last) = self.values.last_mut() {
-                *last = value;
-            }
-        } else {
-            self.starts.push(start);
-            self.values.push(value);
-        }
+        self.starts.push(start);
+        self.values.push(value);
     }
 }
 

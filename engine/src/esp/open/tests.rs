@@ -25,7 +25,7 @@ fn sealed(sealer: &mut Sealer, inner: &[u8]) -> Vec<u8> {
 
 #[test]
 fn every_length_comes_back() {
-    for (suite, esn) in [(suite::AES_128_GCM_16, true), (suite::AES_256_GCM_16, true), (suite::AES_128_GCM_16, false)] {
+    for (suite, esn) in KINDS {
         let (mut sealer, mut opener) = pair(suite, esn, &Limits::default());
         for length in (0..2048).chain([8900, 65_535]) {
             let inner: Vec<u8> = (0..length).map(|at| (at * 7 % 251) as u8).collect();
@@ -40,30 +40,87 @@ fn every_length_comes_back() {
     }
 }
 
+const KINDS: [(u8, bool); 4] =
+    [(suite::AES_128_GCM_16, true), (suite::AES_128_GCM_16, false), (suite::AES_256_GCM_16, true), (suite::AES_256_GCM_16, false)];
+
 #[test]
 fn a_damaged_frame_never_opens_and_never_moves_the_window() {
-    let (mut sealer, mut opener) = pair(suite::AES_128_GCM_16, true, &Limits::default());
-    let first = sealed(&mut sealer, b"first");
-    let frame = sealed(&mut sealer, &[0x45; 61]);
-    let mut out = [0; 128];
-    for bit in 0..frame.len() * 8 {
-        let mut damaged = frame.clone();
-        damaged[bit / 8] ^= 1 << (bit % 8);
-        let refused = opener.open(&damaged, &mut out).map(|_| ()).expect_err("a flipped bit");
-        // Number 2 of 32 bits: flips of the low half all lead to numbers the window takes, but for those so far to the
-        // right that they stand for numbers before the first.
-        let low = u32::from_be_bytes([damaged[4], damaged[5], damaged[6], damaged[7]]);
-        let expected = if low == 0 || low > u32::MAX - 16_383 { Drop::ReplayWindow } else { Drop::BadIcv };
-        assert_eq!(refused, expected, "{bit}");
+    for (suite, esn) in KINDS {
+        // Given a window that has seen 17 and 30, and frame 16 on its way.
+        let (mut sealer, mut opener) = pair(suite, esn, &Limits::default());
+        let frames: Vec<Vec<u8>> = (1..=40).map(|number| sealed(&mut sealer, &vec![0x45; 61 + number % 4])).collect();
+        let mut out = [0; 128];
+        for number in [30, 17] {
+            assert!(opener.open(&frames[number - 1], &mut out).is_ok());
+        }
+        let frame = &frames[15];
+        // When any bit of it is flipped.
+        for bit in 0..frame.len() * 8 {
+            let mut damaged = frame.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let expected = match u32::from_be_bytes([damaged[4], damaged[5], damaged[6], damaged[7]]) {
+                0 => Drop::ReplayWindow,
+                17 => Drop::Replay,
+                _ => Drop::BadIcv,
+            };
+            assert_eq!(opener.open(&damaged, &mut out).map(|_| ()), Err(expected), "bit {bit}");
+        }
+        assert_eq!(opener.lifetime().failures(), frame.len() as u64 * 8 - 2);
+        // Or it is cut short, or followed by other bytes.
+        for length in 0..frame.len() {
+            let expected = if length < FRAME_BYTES_MIN || length % 4 != 0 { Drop::Runt } else { Drop::BadIcv };
+            assert_eq!(opener.open(&frame[..length], &mut out).map(|_| ()), Err(expected), "length {length}");
+        }
+        for more in 1..=8 {
+            let expected = if more % 4 != 0 { Drop::Runt } else { Drop::BadIcv };
+            assert_eq!(opener.open(&[&frame[..], &vec![0; more]].concat(), &mut out).map(|_| ()), Err(expected), "{more} more");
+        }
+        // Then the window stands where it stood: every number that was not received is still free.
+        assert_eq!(opener.sequence(), 30);
+        for (number, frame) in (1..).zip(&frames) {
+            let expected = if [17, 30].contains(&number) { Err(Drop::Replay) } else { Ok(number) };
+            assert_eq!(opener.open(frame, &mut out).map(|packet| packet.sequence()), expected);
+        }
     }
-    assert_eq!(opener.lifetime().failures(), frame.len() as u64 * 8 - 1, "each but the flip to number 0");
-    for length in 0..frame.len() {
-        let refused = opener.open(&frame[..length], &mut out).map(|_| ()).expect_err("cut short");
-        let expected = if length < FRAME_BYTES_MIN || length % 4 != 0 { Drop::Runt } else { Drop::BadIcv };
-        assert_eq!(refused, expected, "{length}");
+}
+
+#[test]
+fn without_esn_the_last_number_ends_the_key() {
+    let (mut sealer, mut opener) = pair(suite::AES_128_GCM_16, false, &Limits::default());
+    let mut out = [0; 64];
+    sealer.skip_to((1 << 31) - 2);
+    for soft in [false, true] {
+        let frame = sealed(&mut sealer, b"x");
+        assert_eq!(opener.open(&frame, &mut out).map(|packet| packet.sequence()), Ok(sealer.sequence()));
+        assert_eq!((sealer.soft(), opener.soft()), (soft, soft), "though the opener has seen two packets only");
     }
-    assert_eq!(opener.window.top(), 0);
-    assert!(opener.open(&frame, &mut out).is_ok() && opener.open(&first, &mut out).is_ok());
+    sealer.skip_to(u64::from(u32::MAX) - 1);
+    let frame = sealed(&mut sealer, b"x");
+    assert_eq!(frame[4..8], [0xff; 4]);
+    assert_eq!(opener.open(&frame, &mut out).map(|packet| packet.sequence()), Ok(u64::from(u32::MAX)));
+    assert!(sealer.exhausted());
+    assert_eq!(sealer.seal(b"x", NEXT_HEADER_IPV4, &mut out), Err(SealError::Exhausted));
+    assert_eq!(sealer.sequence(), u64::from(u32::MAX), "no number beyond the last was ever used");
+}
+
+#[test]
+fn a_key_of_an_unknown_kind_is_refused() {
+    for (suite, esn) in [(0, 0), (3, 0), (suite::AES_128_GCM_16, 2)] {
+        let key = Key { key: [1; 32], salt: [2; 4], suite, esn, reserved: [0; 2] };
+        assert!(Sealer::new(1, &key, &Limits::default()).is_none() && Opener::new(&key, 1024, &Limits::default()).is_none());
+    }
+}
+
+#[test]
+fn the_window_is_never_off() {
+    let key = key(suite::AES_128_GCM_16, true);
+    let mut sealer = Sealer::new(1, &key, &Limits::default()).expect("a known suite");
+    let mut opener = Opener::new(&key, 0, &Limits::default()).expect("a known suite");
+    let frames: Vec<Vec<u8>> = (0..1025).map(|_| sealed(&mut sealer, b"x")).collect();
+    let mut out = [0; 64];
+    assert!(opener.open(&frames[1024], &mut out).is_ok());
+    assert!(opener.open(&frames[1], &mut out).is_ok(), "1,024 numbers are held at least");
+    assert_eq!(opener.open(&frames[0], &mut out).map(|_| ()), Err(Drop::ReplayWindow));
 }
 
 /// What a peer with the key may send that we must not pass on.

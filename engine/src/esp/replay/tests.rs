@@ -87,6 +87,46 @@ proptest! {
     }
 }
 
+/// Numbers that come mostly once and mostly in order, so that the ring goes round full: small gaps, late ones,
+/// repetitions, and now and then a jump of about a ring.
+fn dense_walk(bits: u64, length: usize) -> impl Iterator<Item = u64> {
+    let (mut state, mut top) = (0x9e37_79b9_7f4a_7c15_u64, 0_u64);
+    let mut draw = move |below: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 33) % below
+    };
+    core::iter::repeat_with(move || match draw(256) {
+        0..128 => {
+            top += 1;
+            top
+        }
+        128..160 => {
+            top += 1 + draw(4);
+            top
+        }
+        160 => {
+            top += draw(3 * bits);
+            top
+        }
+        161 => {
+            top += 64 * draw(2 * bits / 64);
+            top
+        }
+        _ => top.saturating_sub(draw(bits + 70)),
+    })
+    .take(length)
+}
+
+#[test]
+fn a_ring_that_goes_round_full_agrees_with_the_set() {
+    // 1,088 bits lie in a ring of 2,048.
+    for (bits, length) in [(1024, 300_000), (1088, 300_000), (4096, 300_000), (65_536, 600_000)] {
+        agree(bits, dense_walk(bits.into(), length));
+    }
+}
+
 #[test]
 fn edges_of_the_window() {
     for bits in [1024u32, 16_384, 65_536] {
