@@ -192,7 +192,8 @@ pub struct PeerConfig {
 }
 
 impl PeerConfig {
-    /// Whether an IKE SA made under this configuration would be made alike under the other one.
+    /// Whether an IKE SA made under this configuration would be made alike under the other one. An endpoint that has
+    /// become known changes nothing.
     pub(crate) fn negotiates_as(&self, other: &Self) -> bool {
         self.local_id == other.local_id
             && self.remote_id == other.remote_id
@@ -200,7 +201,7 @@ impl PeerConfig {
             && self.local_subnets == other.local_subnets
             && self.remote_subnets == other.remote_subnets
             && self.esp_suites == other.esp_suites
-            && self.endpoint == other.endpoint
+            && (self.endpoint.is_none() || self.endpoint == other.endpoint)
             && self.local == other.local
             && self.per_core == other.per_core
     }

@@ -262,3 +262,6 @@ impl Suite {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
