@@ -93,6 +93,8 @@ pub(super) struct Work {
     renewed: HashMap<PeerId, Instant>,
     unknown_spis: u64,
     unknown_logged: Option<Instant>,
+    /// Told to end: what goes down now is no surprise.
+    ending: bool,
 
     datagrams: mpsc::Receiver<Datagram>,
     finished: mpsc::Receiver<Finished>,
@@ -184,6 +186,7 @@ impl Work {
             renewed: HashMap::new(),
             unknown_spis: 0,
             unknown_logged: None,
+            ending: false,
             datagrams,
             finished,
             resolved,
@@ -304,6 +307,7 @@ impl Work {
     /// Tells the peers, ends the engine, takes away what was made.
     async fn end(mut self) -> Result<(), Stop> {
         log::info("ending", &[("peers", &self.ids.len())]);
+        self.ending = true;
         let now = self.now();
         for id in self.ids.clone() {
             self.ike.close(now, id);

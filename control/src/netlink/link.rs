@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::{AddressMessageBuilder, LinkUnspec};
 
@@ -108,7 +108,10 @@ impl Netlink {
     pub(super) async fn apply_addresses(&self, plan: &Plan, link: &Link) -> Result<(), NetlinkError> {
         let present = self.addresses_of(link.index).await?;
         for address in plan.addresses.iter().filter(|address| !present.contains(address)) {
-            let added = self.handle.address().add(link.index, address.addr(), address.prefix_len()).execute().await;
+            let mut request = self.handle.address().add(link.index, address.addr(), address.prefix_len());
+            // Nobody else is on this link to ask; and an IPv6 address that is still tentative cannot be a route's source.
+            request.message_mut().header.flags = AddressHeaderFlags::Nodad;
+            let added = request.execute().await;
             match added.map_err(|error| NetlinkError::new(format!("give {} the address {address}", plan.device), error)) {
                 Err(error) if error.is(libc::EEXIST) => (),
                 other => other?,

@@ -78,11 +78,10 @@ impl Work {
             }
             Output::Up { peer, inbound_spi, selectors, fallback, .. } => {
                 self.peer_up(peer);
-                let (name, pairs) = (self.name(peer), format!("{selectors:?}"));
-                log::info(
-                    "child-up",
-                    &[("peer", &name), ("spi", &format_args!("{inbound_spi:08x}")), ("fallback", &fallback), ("selectors", &pairs)],
-                );
+                let list = |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+                let (name, local, remote) = (self.name(peer), list(&selectors.local), list(&selectors.remote));
+                let spi = format!("{inbound_spi:08x}");
+                log::info("child-up", &[("peer", &name), ("spi", &spi), ("fallback", &fallback), ("local", &local), ("remote", &remote)]);
             }
             Output::Down { peer, reason } => self.peer_down(peer, reason),
             Output::Event { peer, level, text } => {
@@ -107,7 +106,8 @@ impl Work {
     }
 
     fn peer_down(&mut self, id: PeerId, reason: String) {
-        log::warning("peer-down", &[("peer", &self.name(id)), ("reason", &reason)]);
+        let level = if self.ending { log::Level::Info } else { log::Level::Warning };
+        log::line(level, "peer-down", &[("peer", &self.name(id)), ("reason", &reason)]);
         if let Some(status) = self.statuses.get_mut(&id) {
             if status.up {
                 status.since = Instant::now();
