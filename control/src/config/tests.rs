@@ -299,3 +299,19 @@ fn the_documentation_names_every_key_and_its_examples_are_good() {
         assert!(everything.contains(&format!("\n{key} = ")), "{key} is not in the full example");
     }
 }
+
+proptest::proptest! {
+    /// Whatever stands in the file: an answer, in lines that begin with the file and hold no control character.
+    #[test]
+    fn no_file_is_too_broken_for_an_answer(at in 0..GOOD.len(), length in 0..40_usize, put in "[\\[\\]={}\"'#.,a-z0-9\n\\\\\u{1}ä/:-]{0,24}") {
+        let place = Place::new(&format!("broken-{at}-{length}"));
+        let (before, rest) = GOOD.split_at(at);
+        let text = [before, &put, rest.get(length..).unwrap_or_default()].concat();
+        place.write("penstock.toml", text.as_bytes(), 0o644);
+        for finding in Config::load(&place.main()).err().unwrap_or_default() {
+            let line = place.relative(&finding.to_string());
+            proptest::prop_assert!(line.starts_with("penstock.toml") && !line.contains(char::is_control), "{line}");
+            proptest::prop_assert!(!finding.problem.is_empty() && !finding.remedy.is_empty(), "{line}");
+        }
+    }
+}
