@@ -12,12 +12,14 @@ use crate::exchange::{Came, End, auth, child, informational, init};
 use crate::message::{Chain, Header, Payloads, exchange, notify};
 use crate::output::Host;
 use crate::retransmit::Purpose;
-use crate::sa::{Stage, plain};
+use crate::sa::{IkeSa, Stage, plain};
 
 /// The most half-open IKE SAs; one more pushes out the oldest.
 const HALF_OPEN_MAX: usize = 512;
-/// The most of one address (of one /64 in IPv6); one more pushes out the oldest of them.
+/// The most of one address (of one /64 in IPv6) that has shown cookies; one more pushes out the oldest of them.
 const HALF_OPEN_PER_SOURCE_MAX: usize = 16;
+/// How many an address may have before it must show a cookie: whoever forges it cannot push out what it has begun.
+const UNPROVEN_PER_SOURCE_MAX: usize = 3;
 
 impl Ike {
     pub(crate) fn dispatch(&mut self, now: u64, from: SocketAddr, to: SocketAddr, message: &[u8], host: &mut dyn Host) {
@@ -67,8 +69,8 @@ impl Ike {
         let address = way.came.from.ip();
         let shown = payloads.notify(notify::COOKIE).map(|cookie| cookie.data);
         let proven = shown.is_some_and(|cookie| self.cookies.valid(now, cookie, nonce, address, header.spi_i, host));
-        let half_open = self.sas.values().filter(|sa| sa.peer.is_none()).count();
-        if !proven && half_open >= self.cx.config.cookie_over_half_open {
+        let crowded = self.half_open_of(address).count() >= UNPROVEN_PER_SOURCE_MAX;
+        if !proven && (crowded || self.half_open() >= self.cx.config.cookie_over_half_open) {
             let cookie = self.cookies.bake(now, nonce, address, header.spi_i, host);
             return self.refuse(way, notify::COOKIE, &cookie);
         }
@@ -94,12 +96,16 @@ impl Ike {
         }
     }
 
+    fn half_open_of(&self, address: IpAddr) -> impl Iterator<Item = &IkeSa> {
+        self.sas.values().filter(move |sa| sa.peer.is_none() && source(sa.remote.ip()) == source(address))
+    }
+
     /// Keeps the number of half-open IKE SAs below its bounds.
     fn make_room(&mut self, now: u64, address: IpAddr) {
-        let half_open = || self.sas.values().filter(|sa| sa.peer.is_none());
-        let same = half_open().filter(|sa| source(sa.remote.ip()) == source(address));
-        let oldest_of_source = (same.clone().count() >= HALF_OPEN_PER_SOURCE_MAX).then(|| same.min_by_key(|sa| sa.began));
-        let oldest = (half_open().count() >= HALF_OPEN_MAX).then(|| half_open().min_by_key(|sa| sa.began));
+        let same = || self.half_open_of(address);
+        let oldest_of_source = (same().count() >= HALF_OPEN_PER_SOURCE_MAX).then(|| same().min_by_key(|sa| sa.began));
+        let any = || self.sas.values().filter(|sa| sa.peer.is_none());
+        let oldest = (any().count() >= HALF_OPEN_MAX).then(|| any().min_by_key(|sa| sa.began));
         let spi = oldest_of_source.or(oldest).flatten().map(|sa| sa.spi);
         if let Some(spi) = spi {
             self.remove(now, spi, None);

@@ -182,6 +182,12 @@ impl Ike {
         self.sas.values().any(|sa| matches!(sa.stage, sa::Stage::Leaving))
     }
 
+    /// Handshakes of strangers that are half open: what a flood makes grow, up to its bound.
+    #[must_use]
+    pub fn half_open(&self) -> usize {
+        self.sas.values().filter(|sa| sa.peer.is_none()).count()
+    }
+
     /// A datagram that came from `from` to our `to`, without the non-ESP marker.
     pub fn receive(&mut self, now: u64, from: SocketAddr, to: SocketAddr, message: &[u8], host: &mut dyn Host) {
         self.cx.tick();
