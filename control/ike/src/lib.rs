@@ -258,3 +258,6 @@ impl Ike {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -58,6 +58,13 @@ impl Chain {
         self.push(kind::NONCE, nonce)
     }
 
+    /// Sets the critical flag of the last payload.
+    #[cfg(test)]
+    pub(crate) fn set_critical(&mut self) {
+        let flags = self.last.expect("a payload") + 1;
+        self.bytes[flags] = 0x80;
+    }
+
     /// Adds an identity (section 3.5); `payload` is [`kind::ID_I`] or [`kind::ID_R`].
     #[cfg(test)]
     pub(crate) fn id(&mut self, payload: u8, id: u8, data: &[u8]) -> &mut Self {

@@ -1,0 +1,362 @@
+//! Given a peer that has proved who it is and then misbehaves: what only somebody with the keys can send.
+
+use std::net::SocketAddr;
+
+use crate::message::{Chain, Header, Payloads, exchange, kind, notify};
+use crate::output::Host;
+use crate::proposal::{self, Proposal};
+use crate::retransmit::Purpose;
+use crate::sa::Stage;
+use crate::{Config, Identity, Ike, Output, PeerConfig, PeerId, PeerState, Psk, Suite, selector};
+
+const PEER: PeerId = PeerId(1);
+
+struct Draws(u64, u32);
+impl Host for Draws {
+    fn random(&mut self, bytes: &mut [u8]) {
+        for byte in bytes {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            *byte = (self.0 >> 56) as u8;
+        }
+    }
+    fn allocate_spi(&mut self, _: PeerId, _: Option<u16>) -> u32 {
+        self.1 += 1;
+        self.1
+    }
+}
+
+/// Two sites whose engines are instant, and what each has sent.
+struct Pair {
+    sites: [(Ike, Draws, SocketAddr); 2],
+    sent: Vec<(usize, Vec<u8>)>,
+    said: Vec<String>,
+}
+
+fn config(local: &str, remote: &str, ours: &str, theirs: &str, endpoint: SocketAddr) -> PeerConfig {
+    PeerConfig {
+        id: PEER,
+        name: remote.to_owned(),
+        local_id: Identity::Fqdn(local.to_owned()),
+        remote_id: Identity::Fqdn(remote.to_owned()),
+        psk: Psk::new(vec![7; 32]),
+        local_subnets: vec![ours.parse().expect("a prefix")],
+        remote_subnets: vec![theirs.parse().expect("a prefix")],
+        esp_suites: vec![Suite::Aes256Gcm16],
+        endpoint: Some(endpoint),
+        local: None,
+        per_core: true,
+        start: false,
+    }
+}
+
+impl Pair {
+    /// Both up; site 0 has begun.
+    fn up() -> Self {
+        let ends: [SocketAddr; 2] = ["192.0.2.1:4500", "192.0.2.2:4500"].map(|end| end.parse().expect("an address"));
+        let site = |seed, peer| {
+            let mut host = Draws(seed, 0x1000 * seed as u32);
+            let mut ike = Ike::new(Config::default(), 0, &mut host);
+            ike.set_peer(0, peer);
+            (ike, host)
+        };
+        let (one, one_host) = site(1, config("a", "b", "10.1.0.0/16", "10.2.0.0/16", ends[1]));
+        let (two, two_host) = site(2, config("b", "a", "10.2.0.0/16", "10.1.0.0/16", ends[0]));
+        let mut pair = Self { sites: [(one, one_host, ends[0]), (two, two_host, ends[1])], sent: vec![], said: vec![] };
+        let (ike, host, _) = &mut pair.sites[0];
+        ike.initiate(0, PEER, true, host);
+        pair.run();
+        assert_eq!([pair.state(0), pair.state(1)], [PeerState::Up; 2]);
+        pair.sent.clear();
+        pair
+    }
+
+    fn state(&self, who: usize) -> PeerState {
+        self.sites[who].0.snapshot(0)[0].state
+    }
+
+    fn run(&mut self) {
+        let mut quiet = 0;
+        while quiet < 2 {
+            quiet = 0;
+            for who in [0, 1] {
+                match self.sites[who].0.poll() {
+                    None => quiet += 1,
+                    Some(output) => self.carry_out(who, output),
+                }
+            }
+        }
+    }
+
+    fn carry_out(&mut self, who: usize, output: Output) {
+        match output {
+            Output::Send { message, .. } => {
+                self.sent.push((who, message.clone()));
+                let from = self.sites[who].2;
+                let (ike, host, to) = &mut self.sites[1 - who];
+                ike.receive(0, from, *to, &message, host);
+            }
+            Output::Expect { child, .. } => self.sites[who].0.expected(0, child),
+            Output::InstallInbound { child, .. } => self.sites[who].0.installed(0, child),
+            Output::InstallOutbound { child, .. } => self.sites[who].0.activated(0, child),
+            Output::Event { text, .. } => self.said.push(text),
+            Output::Retire { .. } | Output::Up { .. } | Output::Down { .. } => {}
+        }
+    }
+
+    /// Sends a request of our making, sealed with the keys of site `who`.
+    fn send(&mut self, who: usize, exchange: u8, chain: &Chain) {
+        let ike = &mut self.sites[who].0;
+        let sa = ike.sas.values_mut().next().expect("an IKE SA");
+        sa.requests.outstanding = None;
+        sa.send_request(&mut ike.cx, 0, exchange, chain, Purpose::Probe);
+        self.run();
+    }
+
+    /// What site `who` answered last.
+    fn answer(&self, who: usize) -> Vec<u16> {
+        let (_, message) = self.sent.iter().rev().find(|(from, _)| *from == who).expect("an answer");
+        let (header, _) = Header::parse(message).expect("well formed");
+        assert!(header.response);
+        let asker = self.sites[1 - who].0.sas.values().next().expect("an IKE SA");
+        let (first, inner) = asker.open(&header, message).expect("sealed for us");
+        Payloads::parse(first, &inner).expect("well formed").notifies.iter().map(|notify| notify.kind).collect()
+    }
+
+    fn children(&self, who: usize) -> usize {
+        self.sites[who].0.sas.values().map(|sa| sa.children.len()).sum()
+    }
+}
+
+/// A request for a child, as site 0 would send it, with what `change` makes of it.
+fn child_request(change: impl FnOnce(&mut Chain)) -> Chain {
+    let mut chain = Chain::default();
+    chain.nonce(&[1; 32]).push(kind::SA, &proposal::write(&Proposal::esp(&[Suite::Aes256Gcm16], 0x9000)));
+    chain.push(kind::TS_I, &selector::write(&["10.1.0.0/16".parse().expect("a prefix")]));
+    chain.push(kind::TS_R, &selector::write(&["10.2.0.0/16".parse().expect("a prefix")]));
+    change(&mut chain);
+    chain
+}
+
+#[test]
+fn liveness_is_answered_by_an_empty_message() {
+    for who in [0, 1] {
+        let mut pair = Pair::up();
+        pair.send(who, exchange::INFORMATIONAL, &Chain::default());
+        assert_eq!(pair.answer(1 - who), [] as [u16; 0]);
+        assert_eq!(pair.sent.len(), 2);
+    }
+}
+
+#[test]
+fn rekeys_are_declined_and_nothing_changes() {
+    let mut pair = Pair::up();
+    pair.send(
+        0,
+        exchange::CREATE_CHILD,
+        &child_request(|chain| {
+            chain.notify(notify::REKEY_SA, &[0; 4]);
+        }),
+    );
+    assert_eq!(pair.answer(1), [notify::NO_ADDITIONAL_SAS]);
+    let mut ike = Chain::default();
+    ike.nonce(&[1; 32]).push(kind::SA, &proposal::write(&Proposal::ike(&[Suite::Aes256Gcm16], &[crate::Group::X25519])));
+    pair.send(0, exchange::CREATE_CHILD, &ike);
+    assert_eq!(pair.answer(1), [notify::NO_ADDITIONAL_SAS]);
+    assert_eq!((pair.children(1), pair.state(1)), (1, PeerState::Up));
+}
+
+#[test]
+fn children_have_a_bound() {
+    let mut pair = Pair::up();
+    for _ in 1..super::exchange::child::CHILDREN_MAX {
+        pair.send(
+            0,
+            exchange::CREATE_CHILD,
+            &child_request(|chain| {
+                chain.notify(notify::SA_RESOURCE_INFO, &[]);
+            }),
+        );
+        assert!(!pair.answer(1).contains(&notify::TS_MAX_QUEUE));
+    }
+    assert_eq!(pair.children(1), super::exchange::child::CHILDREN_MAX);
+    pair.send(
+        0,
+        exchange::CREATE_CHILD,
+        &child_request(|chain| {
+            chain.notify(notify::SA_RESOURCE_INFO, &[]);
+        }),
+    );
+    assert_eq!(pair.answer(1), [notify::TS_MAX_QUEUE]);
+    pair.send(0, exchange::CREATE_CHILD, &child_request(|_| ()));
+    assert_eq!(pair.answer(1), [notify::NO_ADDITIONAL_SAS]);
+    assert_eq!(pair.children(1), super::exchange::child::CHILDREN_MAX);
+}
+
+#[test]
+fn a_marked_child_needs_an_agreement_on_marks() {
+    let mut pair = Pair::up();
+    pair.sites[1].0.sas.values_mut().for_each(|sa| sa.per_core = false);
+    pair.send(
+        0,
+        exchange::CREATE_CHILD,
+        &child_request(|chain| {
+            chain.notify(notify::SA_RESOURCE_INFO, &[]);
+        }),
+    );
+    assert_eq!(pair.answer(1), [notify::TS_MAX_QUEUE]);
+    // What TS_MAX_QUEUE does to whoever gets it: it asks no more.
+    let (ike, host, _) = &mut pair.sites[0];
+    ike.create_child(0, PEER, 1, host).expect("not known yet");
+    pair.run();
+    let (ike, host, _) = &mut pair.sites[0];
+    assert_eq!(ike.create_child(0, PEER, 2, host), Err(crate::CreateRefused::Full));
+    assert_eq!(pair.children(0), 1);
+}
+
+#[test]
+fn an_unmarked_child_is_one_that_any_core_may_use() {
+    let mut pair = Pair::up();
+    pair.send(0, exchange::CREATE_CHILD, &child_request(|_| ()));
+    let children: Vec<bool> = pair.sites[1].0.snapshot(0)[0].ike[0].children.iter().map(|child| child.fallback).collect();
+    assert_eq!(children, [true, true]);
+}
+
+#[test]
+fn a_child_request_that_makes_no_sense_is_refused_and_costs_nothing() {
+    let nets = |text: &str| selector::write(&[text.parse().expect("a prefix")]);
+    let with = |spi: u32, ts_i: &str, suite: Suite| {
+        let mut chain = Chain::default();
+        chain.nonce(&[1; 32]).push(kind::SA, &proposal::write(&Proposal::esp(&[suite], spi)));
+        chain.push(kind::TS_I, &nets(ts_i)).push(kind::TS_R, &nets("10.2.0.0/16"));
+        chain
+    };
+    let mut no_nonce = Chain::default();
+    no_nonce.push(kind::SA, &proposal::write(&Proposal::esp(&[Suite::Aes256Gcm16], 0x9000)));
+    no_nonce.push(kind::TS_I, &nets("10.1.0.0/16")).push(kind::TS_R, &nets("10.2.0.0/16"));
+    let mut no_sa = Chain::default();
+    no_sa.nonce(&[1; 32]).push(kind::TS_I, &nets("10.1.0.0/16")).push(kind::TS_R, &nets("10.2.0.0/16"));
+    for (chain, answer) in [
+        (with(255, "10.1.0.0/16", Suite::Aes256Gcm16), notify::INVALID_SYNTAX),
+        (with(256, "10.9.0.0/16", Suite::Aes256Gcm16), notify::TS_UNACCEPTABLE),
+        (with(256, "fd00::/64", Suite::Aes256Gcm16), notify::TS_UNACCEPTABLE),
+        (with(256, "10.1.0.0/16", Suite::Aes128Gcm16), notify::NO_PROPOSAL_CHOSEN),
+        (no_nonce, notify::INVALID_SYNTAX),
+        (no_sa, notify::INVALID_SYNTAX),
+    ] {
+        let mut pair = Pair::up();
+        pair.send(0, exchange::CREATE_CHILD, &chain);
+        assert_eq!(pair.answer(1), [answer]);
+        assert_eq!((pair.children(1), pair.state(1)), (1, PeerState::Up));
+    }
+}
+
+#[test]
+fn an_unknown_critical_payload_inside_is_answered_and_the_ike_sa_stays() {
+    let mut pair = Pair::up();
+    let mut chain = Chain::default();
+    chain.push(200, b"?");
+    pair.send(0, exchange::INFORMATIONAL, &chain);
+    assert_eq!(pair.answer(1), [] as [u16; 0], "not critical: skipped");
+    pair.send(0, exchange::INFORMATIONAL, &critical());
+    assert_eq!(pair.answer(1), [notify::UNSUPPORTED_CRITICAL_PAYLOAD]);
+    assert_eq!(pair.state(1), PeerState::Up);
+}
+
+fn critical() -> Chain {
+    let mut chain = Chain::default();
+    chain.push(200, b"?");
+    chain.set_critical();
+    chain
+}
+
+#[test]
+fn a_message_that_cannot_be_read_inside_ends_the_ike_sa() {
+    let mut pair = Pair::up();
+    let mut chain = Chain::default();
+    chain.push(kind::DELETE, &[1, 0]);
+    pair.send(0, exchange::INFORMATIONAL, &chain);
+    assert_eq!(pair.answer(1), [notify::INVALID_SYNTAX]);
+    assert_eq!(pair.state(1), PeerState::Down);
+    assert!(pair.said.iter().any(|line| line == "a misbehaved: a message that cannot be read"), "{:?}", pair.said);
+}
+
+#[test]
+fn an_exchange_out_of_place_is_answered_and_changes_nothing() {
+    for exchange in [exchange::AUTH, 38, 255] {
+        let mut pair = Pair::up();
+        pair.send(0, exchange, &Chain::default());
+        assert_eq!(pair.answer(1), [notify::INVALID_SYNTAX]);
+        assert_eq!((pair.children(1), pair.state(1)), (1, PeerState::Up));
+    }
+}
+
+#[test]
+fn a_message_id_ahead_of_its_turn_is_not_read() {
+    let mut pair = Pair::up();
+    pair.sites[0].0.sas.values_mut().for_each(|sa| sa.requests.next += 1);
+    pair.send(0, exchange::INFORMATIONAL, &Chain::default());
+    assert_eq!(pair.sent.len(), 1, "no answer");
+}
+
+#[test]
+fn a_delete_of_children_that_are_none_removes_none() {
+    let mut pair = Pair::up();
+    let mut chain = Chain::default();
+    chain.delete(3, &[0x7777_7777]).delete(2, &[pair.sites[0].0.snapshot(0)[0].ike[0].children[0].inbound_spi]);
+    pair.send(0, exchange::INFORMATIONAL, &chain);
+    assert_eq!((pair.children(1), pair.state(1)), (1, PeerState::Up), "protocol 2 is AH, which nobody has");
+}
+
+#[test]
+fn an_initiator_that_does_not_believe_us_ends_the_ike_sa() {
+    let mut pair = Pair::up();
+    let mut chain = Chain::default();
+    chain.notify(notify::AUTHENTICATION_FAILED, &[]);
+    pair.send(0, exchange::INFORMATIONAL, &chain);
+    assert_eq!((pair.children(1), pair.state(1)), (0, PeerState::Down));
+}
+
+#[test]
+fn a_message_does_not_count_for_both_directions() {
+    // A request of site 0 turned around is not one of site 1: the flags say who began, and the keys differ.
+    let mut pair = Pair::up();
+    pair.send(0, exchange::INFORMATIONAL, &Chain::default());
+    let mut mirrored = pair.sent[0].1.clone();
+    let count = pair.sent.len();
+    let (ike, host, to) = &mut pair.sites[0];
+    ike.receive(0, "192.0.2.2:4500".parse().expect("an address"), *to, &mirrored, host);
+    mirrored[19] ^= 0x08;
+    let (ike, host, to) = &mut pair.sites[0];
+    ike.receive(0, "192.0.2.2:4500".parse().expect("an address"), *to, &mirrored, host);
+    pair.run();
+    assert_eq!(pair.sent.len(), count);
+}
+
+#[test]
+fn a_responder_that_answers_beyond_the_offer_is_told_to_delete() {
+    // Site 1's configuration changes behind its back to one that takes more than was offered.
+    let mut pair = Pair::up();
+    let (ike, host, _) = &mut pair.sites[0];
+    let id = ike.create_child(0, PEER, 3, host).expect("per core");
+    let Some(Output::Expect { child, .. }) = ike.poll() else { panic!("the engine comes first") };
+    assert_eq!(child, id);
+    ike.expected(0, id);
+    let sa = ike.sas.values_mut().next().expect("an IKE SA");
+    let spi = sa.children[&id].spi;
+    let mut chain = Chain::default();
+    chain.nonce(&[1; 32]).push(kind::SA, &proposal::write(&Proposal { number: 1, ..chosen() }));
+    chain.push(kind::TS_I, &selector::write(&["0.0.0.0/0".parse().expect("a prefix")]));
+    chain.push(kind::TS_R, &selector::write(&["10.2.0.0/16".parse().expect("a prefix")]));
+    let inner = Payloads::parse(chain.first(), chain.bytes()).expect("well formed");
+    sa.requests.outstanding = None;
+    crate::exchange::child::on_response(&mut ike.cx, 0, sa, (id, spi), &inner);
+    assert!(!sa.children.contains_key(&id));
+    assert_eq!(sa.requests.waiting, [crate::sa::Task::DeleteChild(vec![spi])]);
+    assert!(matches!(sa.stage, Stage::Established));
+    assert!(ike.cx.peers[&PEER].last_error.as_ref().is_some_and(|text| text.contains("its selectors are not within our offer")));
+}
+
+/// A choice that is fine in itself.
+fn chosen() -> Proposal {
+    proposal::choose(&Proposal::esp(&[Suite::Aes256Gcm16], 0), &[Proposal::esp(&[Suite::Aes256Gcm16], 0x9000)]).expect("common")
+}
