@@ -1,5 +1,6 @@
 //! What the stories share beyond the lab of `penstock-perf`: a look at the wire itself, packet by packet.
 
 pub mod capture;
+pub mod counters;
 pub mod esp;
 mod sys;

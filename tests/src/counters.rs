@@ -1,0 +1,140 @@
+//! What both sites of a pair have counted, as `penstock show --json` gives it.
+
+use std::collections::BTreeMap;
+
+use penstock_perf::lab::Pair;
+use penstock_uapi::counter::Stage;
+use penstock_uapi::{Counter, Drop};
+use serde_json::Value;
+
+/// The counters of each core of each site, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    cores: Vec<Core>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Core {
+    site: usize,
+    ring: bool,
+    parked: i64,
+    /// Counters and drops by name; drops that are zero may be absent.
+    values: BTreeMap<String, i64>,
+}
+
+impl Counters {
+    /// Reads both sites now.
+    ///
+    /// # Panics
+    /// If a daemon does not answer: a story cannot go on then.
+    #[must_use]
+    pub fn of(pair: &Pair) -> Self {
+        let mut cores = Vec::new();
+        for (site, daemon) in pair.sites.iter().enumerate() {
+            let state = daemon.show_json().unwrap_or_else(|error| panic!("{error:#}"));
+            let listed = state["cores"].as_array().unwrap_or_else(|| panic!("no cores in {state}"));
+            cores.extend(listed.iter().map(|core| Core::read(site, core)));
+        }
+        Self { cores }
+    }
+
+    /// What was counted since `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let mut cores = self.cores.clone();
+        for (core, old) in cores.iter_mut().zip(&before.cores) {
+            for (name, value) in &mut core.values {
+                *value -= old.values.get(name).copied().unwrap_or(0);
+            }
+        }
+        Self { cores }
+    }
+
+    /// A counter over all cores of both sites.
+    #[must_use]
+    pub fn counter(&self, name: &str) -> i64 {
+        self.cores.iter().map(|core| core.value(name)).sum()
+    }
+
+    /// A counter over all cores of one site.
+    #[must_use]
+    pub fn at_site(&self, site: usize, name: &str) -> i64 {
+        self.cores.iter().filter(|core| core.site == site).map(|core| core.value(name)).sum()
+    }
+
+    /// A drop reason over all cores of both sites.
+    #[must_use]
+    pub fn drop(&self, name: &str) -> i64 {
+        self.counter(name)
+    }
+
+    /// How many workers there are.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.cores.len()
+    }
+
+    /// Whether all of them use a ring.
+    #[must_use]
+    pub fn all_rings(&self) -> bool {
+        self.cores.iter().all(|core| core.ring)
+    }
+
+    /// How many of them have sealed a packet.
+    #[must_use]
+    pub fn cores_that_sealed(&self) -> usize {
+        self.cores.iter().filter(|core| core.value("sealed_packets") > 0).count()
+    }
+
+    /// Asserts the sums that stand at [`Counter`]. Call it when nothing is in flight.
+    ///
+    /// # Panics
+    /// If one does not hold.
+    pub fn assert_sums(&self) {
+        for core in &self.cores {
+            let value = |counter: Counter| core.value(counter.name());
+            let lost = |stage: Stage| Drop::ALL.iter().filter(|drop| drop.stage() == stage).map(|drop| core.value(drop.name())).sum::<i64>();
+            assert_eq!(
+                value(Counter::OutboundPackets) + value(Counter::OutboundHandoffIn),
+                value(Counter::SealedPackets) + value(Counter::OutboundHandoffOut) + lost(Stage::Outbound),
+                "outbound: {core:?}"
+            );
+            assert_eq!(value(Counter::SealedPackets), value(Counter::SentPackets) + lost(Stage::Send), "send: {core:?}");
+            let taken = value(Counter::OpenedPackets) + value(Counter::InboundHandoffOut) + value(Counter::Keepalives) + value(Counter::StrayIke);
+            assert_eq!(
+                value(Counter::InboundFrames) + value(Counter::InboundHandoffIn),
+                taken + core.parked + lost(Stage::Inbound),
+                "inbound: {core:?}"
+            );
+            assert_eq!(value(Counter::OpenedPackets), value(Counter::DeliveredPackets) + lost(Stage::Deliver), "deliver: {core:?}");
+        }
+    }
+
+    /// Asserts that nothing was dropped but for the reasons given.
+    ///
+    /// # Panics
+    /// If something was.
+    pub fn assert_no_drops(&self, but: &[Drop]) {
+        for core in &self.cores {
+            for drop in Drop::ALL.iter().filter(|drop| !but.contains(drop)) {
+                assert_eq!(core.value(drop.name()), 0, "{}: {core:?}", drop.name());
+            }
+            assert_eq!(core.value(Counter::ReceiveQueueOverflows.name()), 0, "{core:?}");
+        }
+    }
+}
+
+impl Core {
+    fn read(site: usize, core: &Value) -> Self {
+        let mut values = BTreeMap::new();
+        for part in ["counters", "drops"] {
+            let part = core[part].as_object().unwrap_or_else(|| panic!("no {part} in {core}"));
+            values.extend(part.iter().map(|(name, value)| (name.clone(), value.as_i64().unwrap_or_else(|| panic!("{name} is no number")))));
+        }
+        Self { site, ring: core["ring"].as_bool().unwrap_or(false), parked: core["parked"].as_i64().unwrap_or(0), values }
+    }
+
+    fn value(&self, name: &str) -> i64 {
+        self.values.get(name).copied().unwrap_or(0)
+    }
+}
