@@ -195,22 +195,28 @@ fn tun_stop(config: &Config, error: TunError) -> Stop {
 }
 
 /// Orders an engine from the launcher and waits until it answers.
-pub(super) async fn order(options: &Options, link: &Link) -> Result<Engine, Stop> {
+async fn order(options: &Options, link: &Link) -> Result<Engine, Stop> {
     launcher::make_directory(&options.run_dir).map_err(failed)?;
     link.start_engine().map_err(failed)?;
-    let connect = async {
+    let path = options.engine_socket();
+    tokio::select! {
+        connected = connect(&path) => connected,
+        stop = no_engine(link) => Err(stop),
+    }
+}
+
+/// Waits until an engine that was ordered answers.
+pub(super) async fn connect(path: &Path) -> Result<Engine, Stop> {
+    let connected = async {
         loop {
-            match Client::connect(&options.engine_socket()).await {
+            match Client::connect(path).await {
                 Ok((client, welcome, _, events)) => return Ok(Engine { client, welcome, events }),
                 Err(EngineError::Unreachable { .. }) => tokio::time::sleep(CONNECT_PAUSE).await,
                 Err(error) => return Err(failed(error)),
             }
         }
     };
-    tokio::select! {
-        connected = tokio::time::timeout(START_PATIENCE, connect) => connected.unwrap_or_else(|_| Err(failed("the engine does not answer"))),
-        stop = no_engine(link) => Err(stop),
-    }
+    tokio::time::timeout(START_PATIENCE, connected).await.unwrap_or_else(|_| Err(failed("the engine does not answer")))
 }
 
 /// Waits for a reason why the ordered engine will never answer.

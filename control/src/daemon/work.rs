@@ -1,6 +1,6 @@
 //! The event loop: everything that happens is told to the IKE state machine, and what it wants done is done.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
@@ -31,6 +31,8 @@ mod orders;
 mod outputs;
 mod restart;
 
+use restart::{Restart, Started};
+
 /// The most datagrams, results and requests that may wait for the loop.
 const QUEUE_MAX: usize = 1024;
 
@@ -55,6 +57,7 @@ enum Happening {
     Word(Word),
     Datagram(Datagram),
     Engine(Event),
+    Restarted(Started),
     Finished(Finished),
     Resolved(Resolved),
     Asked(Asked),
@@ -67,12 +70,13 @@ enum Happening {
 pub(super) struct Work {
     config: Rc<Config>,
     options: Options,
-    link: Link,
+    link: Rc<Link>,
     engine: Option<Engine>,
+    restart: Option<Restart>,
     engine_report: crate::admin::Engine,
     engine_started: Instant,
     installer: Installer,
-    devices: Devices,
+    devices: Rc<Devices>,
     netlink: Netlink,
     plan: netlink::Plan,
     here: Vec<IpNet>,
@@ -99,6 +103,9 @@ pub(super) struct Work {
     datagrams: mpsc::Receiver<Datagram>,
     finished: mpsc::Receiver<Finished>,
     resolved: mpsc::Receiver<Resolved>,
+    resolver: mpsc::Sender<Resolved>,
+    /// Names that are being looked up.
+    resolving: HashSet<PeerId>,
     asked: mpsc::Receiver<Asked>,
     signals: [Signal; 2],
 }
@@ -146,7 +153,7 @@ impl Work {
         }
         let (datagram_sender, datagrams) = mpsc::channel(QUEUE_MAX);
         let (finished_sender, finished) = mpsc::channel(QUEUE_MAX);
-        let (resolved_sender, resolved) = mpsc::channel(QUEUE_MAX);
+        let (resolver, resolved) = mpsc::channel(QUEUE_MAX);
         let (asked_sender, asked) = mpsc::channel(QUEUE_MAX);
         let mut sockets = [None, None];
         for (place, role) in sockets.iter_mut().zip([Role::Ike4, Role::Ike6]) {
@@ -168,8 +175,9 @@ impl Work {
             engine_report: crate::admin::Engine { starts: u32::from(!adopted), ..crate::admin::Engine::default() },
             engine_started: started,
             engine: None,
+            restart: None,
             installer,
-            devices,
+            devices: Rc::new(devices),
             netlink,
             plan,
             here,
@@ -190,15 +198,17 @@ impl Work {
             datagrams,
             finished,
             resolved,
+            resolver,
+            resolving: HashSet::new(),
             asked,
             signals,
             config,
             options,
-            link,
+            link: Rc::new(link),
             ids,
         };
         work.use_engine(engine);
-        work.begin_peers(&resolved_sender);
+        work.begin_peers();
         Ok(work)
     }
 
@@ -207,21 +217,34 @@ impl Work {
     }
 
     /// Describes every peer to the state machine and lets it begin; names are looked up first.
-    fn begin_peers(&mut self, resolved: &mpsc::Sender<Resolved>) {
+    fn begin_peers(&mut self) {
         let config = self.config.clone();
         for warning in &config.warnings {
             log::warning("config", &[("text", warning)]);
         }
         for (peer, id) in config.peers.iter().zip(self.ids.clone()) {
             self.statuses.insert(id, Status { since: Instant::now(), up: false, attempts: 0, reason: None });
-            match resolve::literal(peer) {
-                Some(endpoint) => self.begin_peer(id, Some(endpoint)),
-                None => {
-                    // It may come to us before its name is known.
-                    self.begin_peer(id, None);
-                    resolve::spawn(peer, id, resolved.clone());
-                }
-            }
+            let endpoint = resolve::literal(peer);
+            // One with a name may come to us before that is known.
+            self.begin_peer(id, endpoint);
+            self.look_up(id);
+        }
+    }
+
+    /// Looks up the name of a peer, if it has one and that is not under way.
+    fn look_up(&mut self, id: PeerId) {
+        let Some(peer) = self.peer(id).filter(|peer| resolve::literal(peer).is_none()).cloned() else { return };
+        if self.resolving.insert(id) {
+            resolve::spawn(&peer, id, self.resolver.clone());
+        }
+    }
+
+    /// A name was found: the first time the peer begins, later only a new address changes anything.
+    fn resolved(&mut self, id: PeerId, endpoint: SocketAddr) {
+        self.resolving.remove(&id);
+        if self.endpoints.get(&id) != Some(&endpoint) {
+            log::info("name-resolved", &[("peer", &self.name(id)), ("address", &endpoint)]);
+            self.begin_peer(id, Some(endpoint));
         }
     }
 
@@ -246,17 +269,13 @@ impl Work {
             match self.next().await {
                 Happening::Word(Word::End) | Happening::Signal => break,
                 Happening::Word(Word::Gone) => return Err(failed("the launcher is gone; the engine goes on for the next start")),
-                // The connection to the engine says the same, and says it of an engine that was found running too.
-                Happening::Word(Word::EngineStarted | Word::EngineFailed | Word::EngineEnded) => (),
+                Happening::Word(word) => self.engine_word(word),
                 Happening::Datagram(datagram) => self.receive(datagram),
-                Happening::Engine(Event::Lost) => {
-                    if self.restart_engine().await? {
-                        break;
-                    }
-                }
+                Happening::Engine(Event::Lost) => self.engine_lost(),
+                Happening::Restarted(started) => self.restarted(started),
                 Happening::Engine(event) => self.engine_event(event),
                 Happening::Finished(finished) => self.step_finished(finished),
-                Happening::Resolved((id, endpoint)) => self.begin_peer(id, Some(endpoint)),
+                Happening::Resolved((id, endpoint)) => self.resolved(id, endpoint),
                 Happening::Asked((request, answer)) => self.order(request, answer),
                 Happening::Time => {
                     let now = self.now();
@@ -273,6 +292,7 @@ impl Work {
         tokio::select! {
             word = self.link.word() => Happening::Word(word),
             event = next_event(&mut self.engine) => Happening::Engine(event),
+            started = next_start(&mut self.restart) => Happening::Restarted(started),
             Some(finished) = self.finished.recv() => Happening::Finished(finished),
             Some(datagram) = self.datagrams.recv() => Happening::Datagram(datagram),
             Some(resolved) = self.resolved.recv() => Happening::Resolved(resolved),
@@ -318,7 +338,9 @@ impl Work {
             tokio::select! {
                 happening = self.next() => match happening {
                     Happening::Datagram(datagram) => self.receive(datagram),
+                    Happening::Engine(Event::Lost) => self.engine = None,
                     Happening::Engine(event) => self.engine_event(event),
+                    Happening::Finished(finished) => self.step_finished(finished),
                     Happening::Time => {
                         let now = self.now();
                         self.ike.tick(now, &mut self.source);
@@ -350,6 +372,14 @@ impl Work {
 async fn next_event(engine: &mut Option<Engine>) -> Event {
     match engine {
         Some(engine) => engine.events.recv().await.unwrap_or(Event::Lost),
+        None => std::future::pending().await,
+    }
+}
+
+/// The end of a try to start an engine; never, without one.
+async fn next_start(restart: &mut Option<Restart>) -> Started {
+    match restart {
+        Some(restart) => restart.finished().await,
         None => std::future::pending().await,
     }
 }

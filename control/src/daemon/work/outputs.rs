@@ -114,6 +114,8 @@ impl Work {
             }
             (status.up, status.attempts, status.reason) = (false, status.attempts + 1, Some(reason));
         }
+        // Its name may lead elsewhere by now.
+        self.look_up(id);
     }
 
     /// A step of an install came back.
