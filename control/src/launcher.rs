@@ -117,6 +117,7 @@ async fn supervise(options: &Options) -> io::Result<u8> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut pause = RESTART_FIRST;
+    let mut ending = false;
     loop {
         let started = Instant::now();
         let (mut control, mut link) = launcher.start_control()?;
@@ -135,11 +136,12 @@ async fn supervise(options: &Options) -> io::Result<u8> {
                     log::line(level, "engine-ended", &[("status", &status)]);
                     let _ = link.write_all(&[ENGINE_ENDED]).await;
                 }
-                _ = terminate.recv() => { let _ = link.write_all(&[END]).await; }
-                _ = interrupt.recv() => { let _ = link.write_all(&[END]).await; }
+                _ = terminate.recv() => ending = tell_to_end(&mut link).await,
+                _ = interrupt.recv() => ending = tell_to_end(&mut link).await,
             }
         };
-        if let Some(code) = status.code() {
+        // A signal that reached control too, before it could handle it, ends it just as well.
+        if let Some(code) = status.code().or(ending.then_some(0)) {
             launcher.finish(code).await;
             return Ok(u8::try_from(code).unwrap_or(1));
         }
@@ -150,6 +152,13 @@ async fn supervise(options: &Options) -> io::Result<u8> {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RESTART_LAST);
     }
+}
+
+/// Passes the order to end on; always true.
+async fn tell_to_end(link: &mut UnixStream) -> bool {
+    // Control that is gone already has ended.
+    let _ = link.write_all(&[END]).await;
+    true
 }
 
 /// Waits for the engine's end; for ever if there is none.

@@ -121,6 +121,26 @@ async fn find(path: &Path) -> Result<Option<Found>, Stop> {
     }
 }
 
+/// A peer's subnet may cover its own endpoint. But a kernel with a strict reverse path filter then drops what the peer
+/// sends, because the way back to it, for packets without our mark, leads into the tunnel.
+fn warn_of_strict_filter(config: &Config) {
+    let covers = |peer: &&crate::config::Peer| {
+        let endpoint: Option<IpAddr> = peer.endpoint.host.parse().ok();
+        endpoint.is_some_and(|ip| peer.subnets.iter().any(|subnet| subnet.contains(&ip)))
+    };
+    let Some(peer) = config.peers.iter().find(covers) else { return };
+    let filter = |device: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{device}/rp_filter")).unwrap_or_default();
+    let strict = |device: &String| filter("all").trim().max(filter(device).trim()) == "1";
+    let devices = std::fs::read_dir("/proc/sys/net/ipv4/conf").into_iter().flatten().flatten();
+    let names = devices.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let real = |name: &String| !["all", "default", "lo", config.interface.name.as_str()].contains(&name.as_str());
+    let strict: Vec<String> = names.filter(real).filter(strict).collect();
+    if !strict.is_empty() {
+        let remedy = format!("sysctl net.ipv4.conf.{}.rp_filter=2", strict.join(".rp_filter=2 net.ipv4.conf."));
+        log::warning("strict-rp-filter", &[("peer", &peer.name), ("reason", &"a subnet covers the endpoint"), ("try", &remedy)]);
+    }
+}
+
 /// Opens everything and starts an engine with it.
 async fn fresh(
     config: &Config,
@@ -152,6 +172,7 @@ async fn fresh(
             None => order(options, link).await?,
         };
         hand_over(config, &engine, &devices, plan.mtu, features, 0, false).await?;
+        warn_of_strict_filter(config);
         Ok(engine)
     };
     match started.await {
