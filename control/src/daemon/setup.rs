@@ -232,7 +232,8 @@ pub(super) async fn connect(path: &Path) -> Result<Engine, Stop> {
         loop {
             match Client::connect(path).await {
                 Ok((client, welcome, _, events)) => return Ok(Engine { client, welcome, events }),
-                Err(EngineError::Unreachable { .. }) => tokio::time::sleep(CONNECT_PAUSE).await,
+                // Gone again: a start that failed, of which the launcher is about to tell.
+                Err(EngineError::Unreachable { .. } | EngineError::Lost) => tokio::time::sleep(CONNECT_PAUSE).await,
                 Err(error) => return Err(failed(error)),
             }
         }
