@@ -174,9 +174,73 @@ fn suite(suite: &Suite) -> penstock_ike::Suite {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use ipnet::IpNet;
     use penstock_ike::Selectors;
 
-    use super::{allowed_cpus, pairs, parse_list};
+    use super::{allowed_cpus, mtu, netlink, offered, pairs, parse_list, sockets};
+    use crate::config::Config;
+
+    /// Reads a site with one peer, whose lines are given.
+    fn config(test: &str, site: &str, peer: &str) -> Config {
+        let folder = std::env::temp_dir().join(format!("penstock-{}-{test}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let mut key = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(folder.join("k.psk")).expect("a file");
+        let secret = "0x00112233445566778899aabbccddeeff0123456789abcdef0123456789abcdef";
+        std::io::Write::write_all(&mut key, secret.as_bytes()).expect("written");
+        let path = folder.join("penstock.toml");
+        let text = format!(
+            "[site]\nname = \"a\"\n{site}\n[interface.pen0]\naddress = [\"192.168.192.1/30\"]\n[peer.b]\npsk_file = \"k.psk\"\n{peer}\n"
+        );
+        std::fs::write(&path, text).expect("written");
+        let config = Config::load(&path).expect("a configuration");
+        std::fs::remove_dir_all(&folder).expect("removed");
+        config
+    }
+
+    const PEER: &str = "endpoint = \"203.0.113.7\"\nlocal_subnets = [\"10.43.43.0/24\"]\nsubnets = [\"10.43.100.0/24\"]";
+
+    fn net(text: &str) -> IpNet {
+        text.parse().expect("a prefix")
+    }
+
+    #[test]
+    fn a_machines_own_packets_have_a_source_that_the_peer_accepts() {
+        let config = config("source", "", PEER);
+        let peer = &config.peers[0];
+        // An address of the machine inside the local subnets is the source, and nothing is added to the offer.
+        let here = [net("198.51.100.1/24"), net("10.43.43.1/24")];
+        assert_eq!(netlink(&config, 1438, &here).routes[0].source, Some(IpAddr::from([10, 43, 43, 1])));
+        assert_eq!(offered(&config, peer, &here), [net("10.43.43.0/24")]);
+        // Without one the interface's own address is, and it joins the offer.
+        assert_eq!(netlink(&config, 1438, &[]).routes[0].source, Some(IpAddr::from([192, 168, 192, 1])));
+        assert_eq!(offered(&config, peer, &[]), [net("10.43.43.0/24"), net("192.168.192.1/32")]);
+    }
+
+    #[test]
+    fn the_narrowest_path_sets_the_mtu() {
+        let literal = config("mtu", "", PEER);
+        let (v4, v6) = (IpAddr::from([203, 0, 113, 7]), IpAddr::from([0; 16]));
+        assert_eq!(mtu(&literal, &[(v4, Some(1500))]), 1438);
+        assert_eq!(mtu(&literal, &[(v4, None)]), 1438);
+        assert_eq!(mtu(&literal, &[(v4, Some(9000))]), 8938);
+        assert_eq!(mtu(&literal, &[(v4, Some(1500)), (v6, Some(1500))]), 1418);
+        // A name may lead to an IPv6 address.
+        let named = config("named", "", &PEER.replace("203.0.113.7", "b.example.net"));
+        assert_eq!(mtu(&named, &[]), 1418);
+    }
+
+    #[test]
+    fn one_address_of_a_family_is_listened_on() {
+        let listen = |list: &str| sockets(&config(&format!("listen{}", list.len()), &format!("listen = [{list}]"), PEER), 2, true);
+        let v4 = listen("\"127.0.0.1\"").expect("one address");
+        assert_eq!((v4.v4.is_some(), v4.v6.is_some(), v4.cores), (true, false, 2));
+        let error = listen("\"127.0.0.1\", \"127.0.0.2\"").expect_err("two addresses");
+        assert!(error.to_string().contains("local_address"), "{error}");
+    }
 
     #[test]
     fn the_kernels_list_of_cpus_is_read() {
@@ -188,7 +252,6 @@ mod tests {
 
     #[test]
     fn pairs_never_mix_families() {
-        let net = |text: &str| text.parse().expect("a prefix");
         let selectors = Selectors {
             local: vec![net("10.1.0.0/24"), net("fd01::/64")],
             remote: vec![net("10.2.0.0/24"), net("fd02::/64"), net("10.3.0.0/24")],
