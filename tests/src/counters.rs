@@ -93,14 +93,16 @@ impl Counters {
     pub fn assert_sums(&self) {
         for core in &self.cores {
             let value = |counter: Counter| core.value(counter.name());
-            let lost = |stage: Stage| Drop::ALL.iter().filter(|drop| drop.stage() == stage).map(|drop| core.value(drop.name())).sum::<i64>();
+            let lost =
+                |stage: Stage| Drop::ALL.iter().filter(|drop| drop.stage() == stage).map(|drop| core.value(drop.name())).sum::<i64>();
             assert_eq!(
                 value(Counter::OutboundPackets) + value(Counter::OutboundHandoffIn),
                 value(Counter::SealedPackets) + value(Counter::OutboundHandoffOut) + lost(Stage::Outbound),
                 "outbound: {core:?}"
             );
             assert_eq!(value(Counter::SealedPackets), value(Counter::SentPackets) + lost(Stage::Send), "send: {core:?}");
-            let taken = value(Counter::OpenedPackets) + value(Counter::InboundHandoffOut) + value(Counter::Keepalives) + value(Counter::StrayIke);
+            let taken =
+                value(Counter::OpenedPackets) + value(Counter::InboundHandoffOut) + value(Counter::Keepalives) + value(Counter::StrayIke);
             assert_eq!(
                 value(Counter::InboundFrames) + value(Counter::InboundHandoffIn),
                 taken + core.parked + lost(Stage::Inbound),

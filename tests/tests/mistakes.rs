@@ -49,13 +49,62 @@ const MISTAKES: &[Mistake] = &[
         key: "peer.paris.subnet",
         says: "subnets",
     },
-    Mistake { what: "a bad prefix", from: "10.43.101.0/24", to: "10.43.101.0/33", line_of: "10.43.101.0/33", key: "peer.paris.subnets", says: "33" },
-    Mistake { what: "host bits set", from: "10.43.101.0/24", to: "10.43.101.7/24", line_of: "10.43.101.7/24", key: "peer.paris.subnets", says: "10.43.101.0/24" },
-    Mistake { what: "one prefix at two peers", from: "10.43.101.0/24", to: "10.43.100.0/24", line_of: "", key: "peer.paris.subnets", says: "london" },
-    Mistake { what: "a wrong type", from: "port = 4500", to: "port = \"4500\"", line_of: "port = \"4500\"", key: "site.port", says: "number" },
-    Mistake { what: "a missing endpoint", from: "endpoint = \"10.0.0.3\"\n", to: "", line_of: "[peer.paris]", key: "peer.paris", says: "endpoint" },
-    Mistake { what: "an unreadable key file", from: "paris.psk", to: "nowhere.psk", line_of: "nowhere.psk", key: "peer.paris.psk_file", says: "nowhere.psk" },
-    Mistake { what: "a key file that others can read", from: "paris.psk", to: "open.psk", line_of: "open.psk", key: "peer.paris.psk_file", says: "chmod" },
+    Mistake {
+        what: "a bad prefix",
+        from: "10.43.101.0/24",
+        to: "10.43.101.0/33",
+        line_of: "10.43.101.0/33",
+        key: "peer.paris.subnets",
+        says: "33",
+    },
+    Mistake {
+        what: "host bits set",
+        from: "10.43.101.0/24",
+        to: "10.43.101.7/24",
+        line_of: "10.43.101.7/24",
+        key: "peer.paris.subnets",
+        says: "10.43.101.0/24",
+    },
+    Mistake {
+        what: "one prefix at two peers",
+        from: "10.43.101.0/24",
+        to: "10.43.100.0/24",
+        line_of: "",
+        key: "peer.paris.subnets",
+        says: "london",
+    },
+    Mistake {
+        what: "a wrong type",
+        from: "port = 4500",
+        to: "port = \"4500\"",
+        line_of: "port = \"4500\"",
+        key: "site.port",
+        says: "integer",
+    },
+    Mistake {
+        what: "a missing endpoint",
+        from: "endpoint = \"10.0.0.3\"\n",
+        to: "",
+        line_of: "[peer.paris]",
+        key: "peer.paris",
+        says: "endpoint",
+    },
+    Mistake {
+        what: "an unreadable key file",
+        from: "paris.psk",
+        to: "nowhere.psk",
+        line_of: "nowhere.psk",
+        key: "peer.paris.psk_file",
+        says: "nowhere.psk",
+    },
+    Mistake {
+        what: "a key file that others can read",
+        from: "paris.psk",
+        to: "open.psk",
+        line_of: "open.psk",
+        key: "peer.paris.psk_file",
+        says: "chmod",
+    },
     Mistake { what: "a weak key", from: "paris.psk", to: "weak.psk", line_of: "weak.psk", key: "peer.paris.psk_file", says: "key psk" },
 ];
 
@@ -94,7 +143,8 @@ fn each_mistake_gets_one_line_with_file_line_and_key() {
         let said = refusal(&site, mistake.what);
         // The last line with the text: where two lines share a prefix, the later one is the mistake.
         let marker = if mistake.line_of.is_empty() { mistake.to } else { mistake.line_of };
-        let line = config.lines().enumerate().filter(|(_, text)| text.contains(marker)).map(|(at, _)| at + 1).last().expect("the line is there");
+        let line =
+            config.lines().enumerate().filter(|(_, text)| text.contains(marker)).map(|(at, _)| at + 1).last().expect("the line is there");
         let place = format!("{}:{line}: {}:", site.config_path().display(), mistake.key);
         assert!(said.contains(&place), "{}: «{said}» does not name «{place}»", mistake.what);
         assert!(said.contains(mistake.says), "{}: «{said}» does not say «{}»", mistake.what, mistake.says);

@@ -33,7 +33,8 @@ fn everything(pair: &Pair, outer: Family, inner: Family) {
     let sizes = Udp::every_size(mtu, inner == Family::V6);
     for flows in [1, 2, 8] {
         let count = sizes.len() as u64;
-        let udp = Udp { flows, sizes: sizes.clone(), count, rate: 4000.0 / flows as f64, direction: Direction::Both, seed: 7, ..Udp::default() };
+        let udp =
+            Udp { flows, sizes: sizes.clone(), count, rate: 4000.0 / flows as f64, direction: Direction::Both, seed: 7, ..Udp::default() };
         let before = Counters::of(pair);
         let outcome = udp.run(&left, &right).expect("sockets");
         let moved = Counters::of(pair).since(&before).counter("flow_moves");

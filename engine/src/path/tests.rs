@@ -270,7 +270,7 @@ fn super_packets_cross_whole() {
     let (mut left, mut right) = pair();
     for (v6, tcp) in [(false, true), (true, true), (false, false), (true, false)] {
         let flow = Flow { push: tcp, ..Flow::new(v6, tcp) };
-        let payload: Vec<u8> = (0..60_000u32).map(|at| (at * 31 >> 3) as u8).collect();
+        let payload: Vec<u8> = (0..60_000u32).map(|at| ((at * 31) >> 3) as u8).collect();
         let segment = 1438 - flow.headers();
         let runs = left.send(&[flow.read(&payload, segment)]);
         assert_eq!(runs.len(), 1, "one super-packet, one send");

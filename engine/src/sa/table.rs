@@ -111,7 +111,7 @@ mod tests {
             let (mut table, mut model) = (Table::new(8), HashSet::new());
             for (insert, number) in steps {
                 // Homes collide on purpose: sixteen places, forty SPIs.
-                let spi = number % 10 << 10 | number / 10 << 16 | 1 << 30;
+                let spi = ((number % 10) << 10) | ((number / 10) << 16) | (1 << 30);
                 if insert {
                     let fits = model.contains(&spi) || model.len() < 8;
                     prop_assert_eq!(table.insert(Box::new(Pair::expected(spi, 0))).is_ok(), fits);
@@ -122,7 +122,7 @@ mod tests {
                     prop_assert_eq!(table.remove(spi).map(|pair| pair.spi), model.take(&spi));
                 }
                 for number in 0..40u32 {
-                    let spi = number % 10 << 10 | number / 10 << 16 | 1 << 30;
+                    let spi = ((number % 10) << 10) | ((number / 10) << 16) | (1 << 30);
                     prop_assert_eq!(table.get(spi).is_some(), model.contains(&spi));
                 }
                 prop_assert_eq!(table.iter().count(), model.len());

@@ -201,6 +201,21 @@ impl Site {
         Ok(pid)
     }
 
+    /// `kill -9` for the launcher and control at once; the engine, which is noted first, goes on alone. [`Self::start`] starts another daemon.
+    ///
+    /// # Errors
+    /// If none runs.
+    pub fn kill_daemon(&mut self) -> Result<()> {
+        self.note_processes();
+        let control = self.control_pid()?;
+        for mut child in std::mem::take(&mut self.children) {
+            sys::signal(child.id(), libc::SIGKILL)?;
+            sys::signal(control, libc::SIGKILL)?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
     /// `kill -9` for the engine; returns its process id.
     ///
     /// # Errors
