@@ -1,0 +1,114 @@
+//! `penstock-engine`: takes its socket, locks itself in, and serves control. Packets start to move when control has handed over
+//! descriptors and said so.
+
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use penstock_engine::admin::{Admin, Options};
+use penstock_engine::sandbox::{self, Jail};
+use penstock_engine::sys::uring;
+use penstock_uapi::request::feature;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// The data plane of Penstock: moves packets between TUN queues and UDP sockets that penstockd hands over.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// A listening SOCK_SEQPACKET socket that was inherited.
+    #[arg(long, value_name = "FD", conflicts_with = "socket", required_unless_present = "socket")]
+    socket_fd: Option<RawFd>,
+    /// Make the listening socket at this path.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Features to leave alone, separated by commas: uso, read-multishot, gro, gso, ring.
+    #[arg(long, value_name = "FEATURES", value_delimiter = ',')]
+    without: Vec<String>,
+    /// Become this user once the namespaces and the root directory are left behind.
+    #[arg(long, value_name = "UID")]
+    user: Option<u32>,
+    /// Leave all namespaces and make this empty directory the root.
+    #[arg(long, value_name = "DIRECTORY")]
+    jail: Option<PathBuf>,
+    /// Keep all rights and system calls, for tests and tracing.
+    #[arg(long, conflicts_with_all = ["user", "jail"])]
+    no_sandbox: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("penstock-engine: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), String> {
+    let masked = masked(&arguments.without)?;
+    let listener = listen(arguments).map_err(|error| format!("cannot listen: {error}"))?;
+    let features = available() & !masked;
+    if !arguments.no_sandbox {
+        let jail = Jail { user: arguments.user, directory: arguments.jail.as_deref() };
+        sandbox::enter(&jail).map_err(|error| error.to_string())?;
+    }
+    let options = Options { features, sandbox: !arguments.no_sandbox };
+    let admin = Admin::new(listener, options).map_err(|error| error.to_string())?;
+    admin.run().map_err(|error| error.to_string())
+}
+
+/// The bits of `--without`.
+fn masked(names: &[String]) -> Result<u16, String> {
+    names.iter().try_fold(0, |bits, name| match feature::NAMES.iter().find(|(_, is)| is == name) {
+        Some((bit, _)) => Ok(bits | bit),
+        None => {
+            let known: Vec<_> = feature::NAMES.iter().map(|(_, name)| *name).collect();
+            Err(format!("--without {name}: no such feature; there are {}", known.join(", ")))
+        }
+    })
+}
+
+/// What this kernel has. What depends on the device (USO) or socket (GRO) is control's to find out.
+fn available() -> u16 {
+    match uring::probe() {
+        Ok(abilities) if abilities.read_multishot => feature::ALL,
+        Ok(_) => feature::ALL & !feature::READ_MULTISHOT,
+        Err(error) => {
+            eprintln!("penstock-engine: no io_uring here ({error}): plain system calls");
+            feature::ALL & !(feature::RING | feature::READ_MULTISHOT)
+        }
+    }
+}
+
+fn listen(arguments: &Arguments) -> std::io::Result<OwnedFd> {
+    let socket = match (&arguments.socket, arguments.socket_fd) {
+        (Some(path), _) => {
+            use std::os::unix::fs::PermissionsExt;
+            let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+            socket.bind(&SockAddr::unix(path)?)?;
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+            socket.listen(i32::from(u8::MAX))?;
+            socket
+        }
+        (None, Some(fd)) => inherited(fd)?,
+        (None, None) => return Err(std::io::ErrorKind::InvalidInput.into()),
+    };
+    socket.set_cloexec(true)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// A descriptor that the command line names.
+#[allow(unsafe_code, reason = "whether an inherited number is ours to own is known only here, before anything else was opened")]
+fn inherited(fd: RawFd) -> std::io::Result<Socket> {
+    if fd <= 2 {
+        return Err(std::io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: this runs first of all, so no other part of the process has opened or owns this number; a number that is not open
+    // fails the checks below.
+    let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    let listens = socket.r#type()? == Type::SEQPACKET && socket.is_listener()?;
+    if listens { Ok(socket) } else { Err(std::io::ErrorKind::InvalidInput.into()) }
+}

@@ -1,0 +1,13 @@
+//! The only place of this crate, beside the queue between cores, where `unsafe` is allowed: system calls that no library wraps
+//! safely, and the memory that a ring shares with the kernel. Each module's face is safe to use from anywhere.
+
+pub mod process;
+pub mod socket;
+pub mod uring;
+pub mod wait;
+
+/// The outcome of a system call that gives -1 for an error.
+fn outcome(result: impl Into<i64>) -> std::io::Result<usize> {
+    let result: i64 = result.into();
+    usize::try_from(result).map_err(|_| std::io::Error::last_os_error())
+}

@@ -1,0 +1,273 @@
+//! What every round of a worker has, whatever carries its packets: errands of the admin thread, parcels of other cores, time, and
+//! the path with its buffers.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use penstock_uapi::{Counter, Drop};
+
+use super::desk::{Desk, Errand, Spent};
+use super::reporter::Reporter;
+use super::{Files, Plan};
+use crate::handoff::mail::{Content, Mailroom, Parcel};
+use crate::limits;
+use crate::path::{Io, Order, Path, Receive};
+use crate::slots::{Inbox, Outbox, SendSlot, WriteSlot};
+use crate::udp::control::Told;
+
+/// How long after an SPI was announced frames for it may be parked.
+const PARKING_MS: u64 = 30_000;
+
+/// A core's path and all that surrounds it.
+#[derive(Debug)]
+pub struct Core {
+    path: Path,
+    /// Send buffers.
+    pub outbox: Outbox,
+    /// Write buffers.
+    pub inbox: Inbox,
+    mail: Mailroom,
+    reporter: Reporter,
+    desk: Arc<Desk>,
+    /// Descriptors.
+    pub files: Files,
+    epoch: Instant,
+    now: Instant,
+    now_ms: u64,
+    ticked: Instant,
+    /// Something came in this round.
+    worked: bool,
+    /// Until when frames may be parked, which makes their number worth counting.
+    parking_until_ms: u64,
+    /// What found no room at the admin thread's.
+    unspent: Option<Spent>,
+    /// The last overflow count of each socket.
+    overflows: [u32; 4],
+    /// Cut sends by `UDP_SEGMENT`.
+    pub gso: bool,
+    /// Bytes of a packet's virtio header.
+    pub vnet_header_bytes: usize,
+    /// How long to poll before sleeping.
+    pub poll: Duration,
+    /// Drop what waits in the TUN queue already.
+    pub drop_stale: bool,
+}
+
+/// Lends the path what it works with.
+macro_rules! io {
+    ($core:ident) => {
+        &mut Io { outbox: &mut $core.outbox, inbox: &mut $core.inbox, mail: &mut $core.mail, events: &mut $core.reporter }
+    };
+}
+
+impl Core {
+    /// Makes a core from its plan.
+    #[must_use]
+    pub fn new(plan: Plan) -> Self {
+        let now = Instant::now();
+        Self {
+            path: Path::new(plan.path, Arc::clone(&plan.desk.tally)),
+            outbox: Outbox::new(limits::SEND_SLOTS.into()),
+            inbox: Inbox::new(limits::WRITE_SLOTS.into()),
+            mail: plan.mail,
+            reporter: Reporter::new(Arc::clone(&plan.desk)),
+            desk: plan.desk,
+            files: plan.files,
+            epoch: plan.epoch,
+            now,
+            now_ms: 0,
+            ticked: now,
+            worked: false,
+            parking_until_ms: 0,
+            unspent: None,
+            overflows: [0; 4],
+            gso: plan.gso,
+            vnet_header_bytes: plan.path.vnet_header_bytes,
+            poll: plan.poll.min(limits::POLL_MAX),
+            drop_stale: plan.drop_stale,
+        }
+    }
+
+    /// The core's desk.
+    #[must_use]
+    pub fn desk(&self) -> &Arc<Desk> {
+        &self.desk
+    }
+
+    /// The time of this round.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Begins a round: reads the clock, does what is due, and what the admin thread and other cores ask.
+    pub fn begin(&mut self) {
+        self.now = Instant::now();
+        self.now_ms = u64::try_from(self.now.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX);
+        self.worked = false;
+        if self.now.saturating_duration_since(self.ticked) >= limits::TICK {
+            self.ticked = self.now;
+            self.path.tick(self.now_ms, io!(self));
+        }
+        self.errands();
+        self.parcels();
+    }
+
+    /// Ends a round: what is ready can be carried out, what was counted is seen. Returns whether anything was done.
+    pub fn finish(&mut self) -> bool {
+        if self.now_ms < self.parking_until_ms {
+            self.desk.parked.store(self.path.parked(), Ordering::Relaxed);
+        }
+        self.path.finish(io!(self));
+        self.mail.flush();
+        self.reporter.flush();
+        self.worked
+    }
+
+    /// Says that this core is about to sleep; `false` if there is something to do after all.
+    pub fn announce_sleep(&mut self) -> bool {
+        self.desk.sleep.announce();
+        if self.desk.errands.is_empty() && !self.mail.has_mail() {
+            self.path.count(Counter::Sleeps, 1);
+            return true;
+        }
+        self.desk.sleep.end();
+        false
+    }
+
+    /// The core is awake again.
+    pub fn end_sleep(&self) {
+        self.desk.sleep.end();
+    }
+
+    fn errands(&mut self) {
+        for _ in 0..limits::ERRANDS_PER_ROUND {
+            if let Some(spent) = self.unspent.take() {
+                // The admin thread frees before it asks for more, so this passes.
+                self.unspent = self.reporter.spend(spent).err();
+                if self.unspent.is_some() {
+                    return;
+                }
+            }
+            let Some(errand) = self.desk.errands.pop() else { return };
+            self.worked = true;
+            match errand {
+                Errand::Order(order) => self.obey(order),
+                Errand::Inject(mut parcel) => {
+                    self.unpack(&mut parcel);
+                    self.unspent = self.reporter.spend(Spent::Parcel(parcel)).err();
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        if matches!(order, Order::Expect(_)) {
+            self.parking_until_ms = self.now_ms.saturating_add(PARKING_MS);
+        }
+        self.path.apply(self.now_ms, order, io!(self));
+        let done = self.desk.done.load(Ordering::Relaxed).wrapping_add(1);
+        self.desk.done.store(done, Ordering::Release);
+        self.reporter.say();
+    }
+
+    /// Parcels of other cores, as long as there is room for what comes out of them.
+    fn parcels(&mut self) {
+        for _ in 0..limits::BUDGET {
+            if !self.can_read() || !self.can_receive(limits::PARCEL_FRAMES) {
+                return;
+            }
+            let Some((line, mut parcel)) = self.mail.take() else { return };
+            self.worked = true;
+            self.unpack(&mut parcel);
+            self.mail.give_back(line, parcel);
+        }
+    }
+
+    fn unpack(&mut self, parcel: &mut Parcel) {
+        let Some(content) = parcel.content() else { return };
+        for frame in parcel.frames() {
+            match content {
+                Content::Outbound { policy } => self.path.outbound_handed(policy, frame, io!(self)),
+                Content::Inbound(receive) => self.path.inbound_handed(self.now_ms, &receive, frame, io!(self)),
+            }
+        }
+    }
+
+    /// Whether there is room for what a TUN read can become.
+    #[must_use]
+    pub fn can_read(&self) -> bool {
+        self.outbox.free_count() >= limits::SEND_SLOTS_PER_READ
+    }
+
+    /// Whether there is room for what a receive of `frames` datagrams can become.
+    #[must_use]
+    pub fn can_receive(&self, frames: usize) -> bool {
+        self.inbox.free_count() >= (frames + 2).min(limits::WRITE_SLOTS.into())
+    }
+
+    /// A TUN read.
+    pub fn read(&mut self, read: &mut [u8]) {
+        self.worked = true;
+        self.path.outbound(self.now_ms, read, io!(self));
+    }
+
+    /// A UDP receive through one of the four sockets.
+    pub fn received(&mut self, socket: usize, from: Option<std::net::SocketAddr>, told: &Told, cut: Cut, datagrams: &[u8]) {
+        self.worked = true;
+        self.note_overflows(socket, told);
+        if cut.control {
+            self.path.count(Counter::ControlTruncations, 1);
+        }
+        if cut.payload {
+            self.path.count(Counter::UdpReceives, 1);
+            self.path.count(Counter::InboundFrames, 1);
+            return self.path.drop(Drop::Truncated, 1);
+        }
+        let Some(from) = from else { return };
+        let stride = told.segment.unwrap_or(datagrams.len());
+        let receive = Receive { from, to: told.to, tos: told.tos, stride };
+        self.path.inbound(self.now_ms, &receive, datagrams, io!(self));
+    }
+
+    /// The kernel's count is cumulative, modulo 2^32, and comes only with a datagram.
+    fn note_overflows(&mut self, socket: usize, told: &Told) {
+        let (Some(count), Some(last)) = (told.overflows, self.overflows.get_mut(socket)) else { return };
+        let more = count.wrapping_sub(std::mem::replace(last, count));
+        self.path.count(Counter::ReceiveQueueOverflows, more.into());
+    }
+
+    /// The kernel answered a send or a part of one.
+    pub fn sent(&mut self, slot: &SendSlot, error: Option<i32>) {
+        self.path.sent(slot, error, io!(self));
+    }
+
+    /// The kernel answered a write.
+    pub fn written(&mut self, slot: Box<WriteSlot>, taken: bool) {
+        self.path.written(&slot, taken);
+        self.inbox.give_back(slot);
+    }
+
+    /// A multishot request ended because there was no buffer.
+    pub fn note_shortage(&mut self) {
+        self.path.count(Counter::BufferShortages, 1);
+    }
+
+    /// Drops what was read from the TUN queue because it had waited since before this engine.
+    pub fn drop_as_stale(&mut self, packets: u64, bytes: u64) {
+        self.path.count(Counter::TunReads, 1);
+        self.path.count(Counter::OutboundPackets, packets);
+        self.path.count(Counter::OutboundBytes, bytes);
+        self.path.drop(Drop::Stale, packets);
+    }
+}
+
+/// What the kernel cut off because it did not fit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cut {
+    /// Of the datagrams.
+    pub payload: bool,
+    /// Of the control messages.
+    pub control: bool,
+}
