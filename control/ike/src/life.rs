@@ -135,7 +135,8 @@ impl Ike {
         let text = fault.as_ref().map(|fault| self.cx.fault(peer, fault));
         let (last_ms, spread) = (self.cx.config.retry_last_ms, &mut self.cx.jitter);
         let Some(state) = self.cx.peers.get_mut(&peer) else { return };
-        if state.config.start && !state.closed && state.retry_at.is_none() {
+        // Without an endpoint there is nobody to call: it has to come.
+        if state.config.start && state.config.endpoint.is_some() && !state.closed && state.retry_at.is_none() {
             state.retry_at = Some(now.saturating_add(spread.spread(state.pause)));
             state.pause = state.pause.saturating_mul(2).min(last_ms);
         }
@@ -205,15 +206,15 @@ impl Ike {
 
     pub(crate) fn on_installed(&mut self, now: u64, id: ChildId) {
         let Some(spi) = self.owner(id) else { return };
-        let busy = self.sas.values().filter_map(|sa| sa.children.values().find(|child| child.up())).map(|child| child.peer);
-        let busy: std::collections::BTreeSet<PeerId> = busy.collect();
+        let peer = self.sas.get(&spi).and_then(|sa| sa.peer);
+        let busy = peer.is_some_and(|peer| self.of(peer).any(|spi| self.sas.get(&spi).is_some_and(IkeSa::up)));
         let Some(sa) = self.sas.get_mut(&spi) else { return };
         let (local, remote, nat, per_core) = (sa.local, sa.remote, sa.nat, sa.per_core);
         let Some(child) = sa.children.get_mut(&id).filter(|child| child.step == Step::Installing) else { return };
         let Some(keys) = child.outbound.take() else { return };
         child.step = Step::Activating;
         child.deadline = Some(now.saturating_add(self.cx.config.engine_ms));
-        let when = match (child.initiator, busy.contains(&child.peer)) {
+        let when = match (child.initiator, busy) {
             (true, _) => When::Now,
             (false, false) => When::OnInbound { or_after_ms: FIRST_SWITCH_MS },
             (false, true) => When::OnInbound { or_after_ms: self.cx.config.switch_ms },

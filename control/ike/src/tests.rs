@@ -50,8 +50,7 @@ fn config(local: &str, remote: &str, ours: &str, theirs: &str, endpoint: SocketA
 }
 
 impl Pair {
-    /// Both up; site 0 has begun.
-    fn up() -> Self {
+    fn new() -> Self {
         let ends: [SocketAddr; 2] = ["192.0.2.1:4500", "192.0.2.2:4500"].map(|end| end.parse().expect("an address"));
         let site = |seed, peer| {
             let mut host = Draws(seed, 0x1000 * seed as u32);
@@ -61,13 +60,26 @@ impl Pair {
         };
         let (one, one_host) = site(1, config("a", "b", "10.1.0.0/16", "10.2.0.0/16", ends[1]));
         let (two, two_host) = site(2, config("b", "a", "10.2.0.0/16", "10.1.0.0/16", ends[0]));
-        let mut pair = Self { sites: [(one, one_host, ends[0]), (two, two_host, ends[1])], sent: vec![], said: vec![] };
+        Self { sites: [(one, one_host, ends[0]), (two, two_host, ends[1])], sent: vec![], said: vec![] }
+    }
+
+    /// Both up; site 0 has begun.
+    fn up() -> Self {
+        let mut pair = Self::new();
         let (ike, host, _) = &mut pair.sites[0];
         ike.initiate(0, PEER, true, host);
         pair.run();
         assert_eq!([pair.state(0), pair.state(1)], [PeerState::Up; 2]);
         pair.sent.clear();
         pair
+    }
+
+    /// The engine of site 0 expects whatever it was to expect.
+    fn expect_then_run(&mut self) {
+        let ike = &mut self.sites[0].0;
+        let children: Vec<_> = ike.sas.values().flat_map(|sa| sa.children.keys().copied()).collect();
+        children.into_iter().for_each(|child| ike.expected(0, child));
+        self.run();
     }
 
     fn state(&self, who: usize) -> PeerState {
@@ -359,4 +371,78 @@ fn a_responder_that_answers_beyond_the_offer_is_told_to_delete() {
 /// A choice that is fine in itself.
 fn chosen() -> Proposal {
     proposal::choose(&Proposal::esp(&[Suite::Aes256Gcm16], 0), &[Proposal::esp(&[Suite::Aes256Gcm16], 0x9000)]).expect("common")
+}
+
+/// Both sites before IKE_AUTH: site 0 holds its request back, site 1 has a half-open handshake.
+fn before_auth() -> Pair {
+    let mut pair = Pair::new();
+    let (ike, host, _) = &mut pair.sites[0];
+    ike.initiate(0, PEER, true, host);
+    // The first exchange, and no more: the engine has not said yet that it expects the child.
+    for who in [0, 1] {
+        while let Some(output) = pair.sites[who].0.poll() {
+            if matches!(output, Output::Send { .. }) {
+                pair.carry_out(who, output);
+            }
+        }
+    }
+    pair
+}
+
+/// What site 0 has to say in IKE_AUTH, with another AUTH payload.
+fn with_proof(pair: &mut Pair, identity: &[u8], method: u8, proof: impl FnOnce(&[u8]) -> Vec<u8>) {
+    let sa = pair.sites[0].0.sas.values_mut().next().expect("an IKE SA");
+    let Stage::Authenticating(stage) = &mut sa.stage else { panic!("at the door") };
+    let held = stage.held.take().expect("held back");
+    let read = Payloads::parse(held.first(), held.bytes()).expect("well formed");
+    let mut chain = Chain::default();
+    chain.id(kind::ID_I, 2, identity).auth(method, &proof(read.auth.expect("a proof").data));
+    for (kind, body) in [(kind::SA, read.sa), (kind::TS_I, read.ts_i), (kind::TS_R, read.ts_r)] {
+        chain.push(kind, body.expect("there"));
+    }
+    stage.held = Some(chain);
+    pair.run();
+}
+
+#[test]
+fn a_responder_believes_the_right_proof_by_the_right_method_only() {
+    let right = |data: &[u8]| data.to_vec();
+    let mut pair = before_auth();
+    with_proof(&mut pair, b"a", 2, right);
+    pair.expect_then_run();
+    assert_eq!(pair.state(1), PeerState::Up, "nothing was changed: the way there is right");
+    for (identity, method, cut) in [(b"a".as_slice(), 1, 0), (b"a", 2, 1), (b"b", 2, 0), (b"", 2, 0)] {
+        let mut pair = before_auth();
+        with_proof(&mut pair, identity, method, |data| data[cut..].to_vec());
+        pair.expect_then_run();
+        assert_eq!((pair.state(1), pair.children(1)), (PeerState::Down, 0), "{identity:?} {method} {cut}");
+    }
+}
+
+#[test]
+fn an_initiator_believes_the_right_proof_of_the_right_name_only() {
+    // What the responder would say, and with which proof.
+    let answer = |identity: &[u8], method: u8, change: u8| {
+        let mut pair = before_auth();
+        let responder = pair.sites[1].0.sas.values().next().expect("half open");
+        let Stage::HalfOpen(half) = &responder.stage else { panic!("half open") };
+        let keys = responder.keys.as_ref().expect("keys");
+        let body = [&[2, 0, 0, 0], identity].concat();
+        let mut proof = crate::crypto::psk_auth(&[7; 32], &half.response, &responder.nonce_i, &keys.auth_r, &body).to_vec();
+        proof[5] ^= change;
+        let mut chain = Chain::default();
+        chain.id(kind::ID_R, 2, identity).auth(method, &proof);
+        chain.push(kind::SA, &proposal::write(&chosen()));
+        chain.push(kind::TS_I, &selector::write(&["10.1.0.0/16".parse().expect("a prefix")]));
+        chain.push(kind::TS_R, &selector::write(&["10.2.0.0/16".parse().expect("a prefix")]));
+        let ike = &mut pair.sites[0].0;
+        let sa = ike.sas.values_mut().next().expect("an IKE SA");
+        let payloads = Payloads::parse(chain.first(), chain.bytes()).expect("well formed");
+        crate::exchange::auth::on_response(&mut ike.cx, 0, sa, &payloads)
+    };
+    answer(b"b", 2, 0).expect("the right one");
+    for (identity, method, change) in [(b"b", 2, 1), (b"b", 1, 0), (b"c", 2, 0)] {
+        let end = answer(identity, method, change).expect_err("refused");
+        assert!(matches!(end, crate::exchange::End::Delete(crate::error::Fault::WeRefused(_))), "{end:?}");
+    }
 }

@@ -236,6 +236,8 @@ fn a_peer_without_an_endpoint_has_to_come() {
     let mut world = World::with(1, Config::default(), Config::default(), west_config(), PeerConfig { endpoint: None, ..east_config() });
     world.initiate(EAST, true);
     assert_eq!(world.sites[EAST].downs[0], "cannot serve west: no endpoint is configured, so it has to come to us");
+    world.run(600_000);
+    assert_eq!(world.sites[EAST].downs.len(), 1, "it is not called again and again");
     world.initiate(WEST, true);
     world.until(100, "up", World::both_up);
 }
