@@ -253,9 +253,6 @@ impl Ike {
                 _ => self.remove(now, spi, None),
             }
         }
-        if let Some(state) = self.cx.peers.get_mut(&peer) {
-            state.retry_at = None;
-        }
     }
 }
 

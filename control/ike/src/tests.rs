@@ -9,6 +9,8 @@ use crate::retransmit::Purpose;
 use crate::sa::Stage;
 use crate::{Config, Identity, Ike, Output, PeerConfig, PeerId, PeerState, Psk, Suite, selector};
 
+mod answers;
+
 const PEER: PeerId = PeerId(1);
 
 struct Draws(u64, u32);
@@ -402,6 +404,25 @@ fn with_proof(pair: &mut Pair, identity: &[u8], method: u8, proof: impl FnOnce(&
     }
     stage.held = Some(chain);
     pair.run();
+}
+
+#[test]
+fn what_is_begun_and_unproven_goes_when_the_peer_was_faster() {
+    // Site 0 waits for its engine; meanwhile site 1 has called and is done.
+    let mut pair = before_auth();
+    let (ike, host, _) = &mut pair.sites[1];
+    ike.initiate(0, PEER, true, host);
+    pair.run();
+    assert_eq!([pair.state(0), pair.state(1)], [PeerState::Up; 2]);
+    assert_eq!(pair.sites[0].0.snapshot(0)[0].ike.len(), 1);
+}
+
+#[test]
+fn a_child_is_refused_while_the_ike_sa_is_leaving() {
+    let mut pair = Pair::up();
+    pair.sites[1].0.sas.values_mut().for_each(|sa| sa.stage = Stage::Leaving);
+    pair.send(0, exchange::CREATE_CHILD, &child_request(|_| ()));
+    assert_eq!(pair.answer(1), [notify::TEMPORARY_FAILURE]);
 }
 
 #[test]

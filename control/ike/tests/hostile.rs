@@ -304,6 +304,21 @@ fn a_higher_version_and_an_unknown_critical_payload_are_answered_briefly() {
 }
 
 #[test]
+fn a_first_message_that_cannot_be_one_is_ignored() {
+    let mut world = World::new(14);
+    let message = first_messages().next().expect("one");
+    // The responder's SPI is known, the message id is not the first, the sender is not the initiator.
+    for (at, value) in [(15, 1), (23, 1), (19, 0)] {
+        let mut odd = message.clone();
+        odd[at] = value;
+        world.inject(EAST, stranger(1), &odd);
+    }
+    assert_eq!((world.sent.len(), world.sites[EAST].ike.half_open()), (0, 0));
+    world.inject(EAST, stranger(1), &message);
+    assert_eq!((world.sent.len(), world.sites[EAST].ike.half_open()), (1, 1));
+}
+
+#[test]
 fn messages_of_one_conversation_mean_nothing_in_another() {
     let mut world = World::new(11);
     world.initiate(WEST, true);

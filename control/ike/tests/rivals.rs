@@ -27,6 +27,17 @@ fn both_begin_at_once_and_one_stays_without_a_gap() {
 }
 
 #[test]
+fn who_has_only_said_hello_when_the_peer_is_done_says_no_more() {
+    let mut world = World::new(1);
+    world.initiate(WEST, true);
+    world.run(9);
+    world.initiate(EAST, true);
+    world.run(100);
+    let proofs = world.sent.iter().filter(|(who, message)| *who == EAST && message[18] == 35 && message[19] & 0x20 == 0);
+    assert_eq!((proofs.count(), one_each(&world)), (0, true));
+}
+
+#[test]
 fn the_one_with_the_lowest_of_the_four_nonces_goes_whoever_began_it() {
     let mut kept_west = 0;
     for seed in 0..40 {
@@ -53,6 +64,7 @@ fn both_begin_at_once_on_a_wire_that_loses() {
         world.initiate(EAST, true);
         world.until(300_000, "one each", one_each);
         world.wire = Wire { delay_ms: 5, ..Wire::default() };
+        world.traffic_every = None;
         world.run(150_000);
         world.assert_agreed();
     }
@@ -149,6 +161,23 @@ fn the_loser_is_not_closed_before_the_winner_is_in_use_on_both_sides() {
 }
 
 #[test]
+fn an_ike_sa_that_crossed_another_stays_until_slow_engines_have_the_winner() {
+    for seed in 0..40 {
+        let mut world = World::new(seed);
+        world.traffic_every = Some(1);
+        world.initiate(WEST, true);
+        world.initiate(EAST, true);
+        // The engines slow down when both proofs are on their way: the winner may be installed long after the loser.
+        world.run(15);
+        world.engine_ms = 100 + 20 * seed;
+        world.run(20_000);
+        assert!(one_each(&world));
+        world.assert_agreed();
+        assert_eq!((world.sites[WEST].engine.lost(), world.sites[EAST].engine.lost()), (0, 0), "seed {seed}\n{}", world.describe());
+    }
+}
+
+#[test]
 fn a_changed_configuration_is_negotiated_anew() {
     let mut world = World::new(12);
     world.initiate(WEST, true);
@@ -164,6 +193,9 @@ fn a_changed_configuration_is_negotiated_anew() {
     world.run(10_000);
     world.assert_agreed();
     assert_eq!(world.ike_sas(EAST)[0].children[0].selectors.local.len(), 1);
+    let other_key = penstock_ike::PeerConfig { psk: penstock_ike::Psk::new(vec![1; 32]), ..west_config() };
+    world.with_ike(WEST, |now, ike| ike.set_peer(now, other_key));
+    assert!(!world.up(WEST), "what was proved by the old key is proved no more");
     world.with_ike(WEST, |now, ike| ike.remove_peer(now, PEER));
     assert!(world.sites[WEST].ike.snapshot(world.now).is_empty());
 }
