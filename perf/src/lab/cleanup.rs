@@ -199,7 +199,7 @@ pub fn clean(which: Leavings) -> Result<Vec<String>> {
 
 fn owner_lives(journal: &Path) -> bool {
     let owner = journal.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.split_once('-'));
-    owner.is_some_and(|(pid, started)| pid.parse().ok().and_then(process::started).is_some_and(|running| started.parse() == Ok(running)))
+    owner.is_some_and(|(pid, started)| pid.parse().is_ok_and(|pid| process::runs(pid) && process::started(pid) == started.parse().ok()))
 }
 
 fn read(journal: &Path) -> Vec<Thing> {

@@ -20,6 +20,7 @@ pub struct Meter {
     pids: Vec<u32>,
     since: Instant,
     processes: f64,
+    own: f64,
     machine: [f64; 2],
 }
 
@@ -32,6 +33,8 @@ pub struct Usage {
     pub processes: f64,
     /// CPU seconds of everything on the machine, interrupts among them.
     pub machine: f64,
+    /// CPU seconds that neither those processes nor this one used: other programs, and interrupts.
+    pub others: f64,
     /// CPU seconds that the hypervisor gave to others while we wanted to run.
     pub steal: f64,
 }
@@ -42,6 +45,7 @@ impl Usage {
         self.wall += other.wall;
         self.processes += other.processes;
         self.machine += other.machine;
+        self.others += other.others;
         self.steal += other.steal;
     }
 }
@@ -50,20 +54,27 @@ impl Meter {
     /// Begins, watching these processes.
     #[must_use]
     pub fn start(pids: &[u32]) -> Self {
-        Self { pids: pids.to_vec(), since: Instant::now(), processes: sum(pids), machine: machine() }
+        Self { pids: pids.to_vec(), since: Instant::now(), processes: sum(pids), own: own(), machine: machine() }
     }
 
     /// What was used since.
     #[must_use]
     pub fn stop(&self) -> Usage {
         let [busy, steal] = machine();
+        let processes = (sum(&self.pids) - self.processes).max(0.0);
+        let machine = busy - self.machine[0];
         Usage {
             wall: self.since.elapsed().as_secs_f64(),
-            processes: (sum(&self.pids) - self.processes).max(0.0),
-            machine: busy - self.machine[0],
+            processes,
+            machine,
+            others: (machine - processes - (own() - self.own)).max(0.0),
             steal: steal - self.machine[1],
         }
     }
+}
+
+fn own() -> f64 {
+    process_seconds(std::process::id()).unwrap_or_default()
 }
 
 fn sum(pids: &[u32]) -> f64 {
