@@ -24,7 +24,6 @@ mod devices;
 mod host;
 mod install;
 mod link;
-mod renew;
 mod resolve;
 mod setup;
 mod show;

@@ -1,5 +1,7 @@
 //! What the IKE state machine cannot make by itself: randomness, and SPIs that name a core.
 
+use std::collections::HashMap;
+
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use penstock_ike::{Host, PeerId};
 use penstock_uapi::Spi;
@@ -11,12 +13,14 @@ pub(super) struct Source {
     /// The generation in new SPIs, 0 to 3.
     pub(super) generation: u8,
     /// How many cores the engine runs.
-    pub(super) cores: u16,
+    cores: u16,
+    /// Which peer an inbound SPI in use belongs to.
+    pub(super) spis: HashMap<u32, PeerId>,
 }
 
 impl Source {
     pub(super) fn new(generation: u8, cores: u16) -> Self {
-        Self { random: SystemRandom::new(), generation, cores: cores.max(1) }
+        Self { random: SystemRandom::new(), generation, cores: cores.clamp(1, 256), spis: HashMap::new() }
     }
 
     fn word(&mut self) -> u32 {
@@ -35,14 +39,18 @@ impl Host for Source {
         }
     }
 
-    /// A peer's first child belongs to a core by the peer's number, so that peers spread over the cores; two SAs of
-    /// one SPI are as unlikely as 1 in 4 million and refused by the engine.
+    /// The core is ours to choose where we answer: the one with the fewest SAs of this peer, so that its SAs spread
+    /// over the cores as its own do; the first one goes by the peer's number, so that peers spread too.
     fn allocate_spi(&mut self, peer: PeerId, core: Option<u16>) -> u32 {
-        let core = core.filter(|core| *core < self.cores).unwrap_or_else(|| (peer.0 % u32::from(self.cores)) as u16);
-        let Ok(core) = u8::try_from(core) else { return 0 };
+        let first = (peer.0 % u32::from(self.cores)) as u16;
+        let owned = |core: u16| self.spis.iter().filter(|(spi, owner)| **owner == peer && spi.to_le_bytes()[0] == core as u8).count();
+        let from_first = (first..self.cores).chain(0..first);
+        let chosen = core.filter(|core| *core < self.cores).or_else(|| from_first.min_by_key(|core| owned(*core)));
+        let Ok(core) = u8::try_from(chosen.unwrap_or(first)) else { return 0 };
         loop {
-            if let Some(spi) = Spi::compose(self.word(), self.generation, core) {
-                return spi.value();
+            match Spi::compose(self.word(), self.generation, core) {
+                Some(spi) if !self.spis.contains_key(&spi.value()) => return spi.value(),
+                _ => (),
             }
         }
     }
@@ -60,5 +68,17 @@ mod tests {
             let spi = Spi::new(source.allocate_spi(PeerId(peer), core)).expect("an SPI");
             assert_eq!((spi.core(), spi.generation()), (expected, 3));
         }
+    }
+
+    #[test]
+    fn the_sas_of_a_peer_spread_over_the_cores() {
+        let mut source = super::Source::new(0, 3);
+        let mut cores = Vec::new();
+        for _ in 0..6 {
+            let spi = source.allocate_spi(PeerId(1), None);
+            source.spis.insert(spi, PeerId(1));
+            cores.push(Spi::new(spi).expect("an SPI").core());
+        }
+        assert_eq!(cores, [1, 2, 0, 1, 2, 0]);
     }
 }

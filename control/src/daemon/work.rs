@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use penstock_ike::{ChildId, Ike, PeerId};
 use penstock_uapi::Role;
+use penstock_uapi::reply::phase;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -90,8 +91,6 @@ pub(super) struct Work {
     endpoints: HashMap<PeerId, SocketAddr>,
     statuses: HashMap<PeerId, Status>,
     tokens: HashMap<ChildId, Token>,
-    /// Which peer an inbound SPI belongs to.
-    spis: HashMap<u32, PeerId>,
     /// SAs of an earlier control, to be retired once their peer has new ones.
     inherited: HashMap<PeerId, Vec<u32>>,
     renewed: HashMap<PeerId, Instant>,
@@ -149,7 +148,10 @@ impl Work {
 
         let mut inherited: HashMap<PeerId, Vec<u32>> = HashMap::new();
         for sa in running.sas.iter().filter(|sa| ids.contains(&PeerId(sa.policy.get()))) {
-            inherited.entry(PeerId(sa.policy.get())).or_default().push(sa.inbound_spi.get());
+            let of_peer = inherited.entry(PeerId(sa.policy.get())).or_default();
+            if sa.phase != phase::DRAINING {
+                of_peer.push(sa.inbound_spi.get());
+            }
         }
         let (datagram_sender, datagrams) = mpsc::channel(QUEUE_MAX);
         let (finished_sender, finished) = mpsc::channel(QUEUE_MAX);
@@ -189,7 +191,6 @@ impl Work {
             endpoints: HashMap::new(),
             statuses: HashMap::new(),
             tokens: HashMap::new(),
-            spis: HashMap::new(),
             inherited,
             renewed: HashMap::new(),
             unknown_spis: 0,

@@ -9,11 +9,15 @@ use tokio::time::Instant;
 use super::super::install::{Finished, NewInbound, key};
 use super::{Event, LOG_PAUSE, PeerId, Status, Work, specified};
 use crate::config::{Peer, SourcePort};
-use crate::daemon::renew;
 use crate::log;
 
 /// A key that reaches its soft limit again so soon is already being replaced.
 const RENEW_PAUSE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// How long the inbound SAs of an earlier control go on receiving once the peer has new ones. Nobody can tell the peer
+/// to delete the old ones, because their IKE SA died with that control: the peer sends on them until it has asked by
+/// that IKE SA in vain, which takes it about 70 seconds.
+const INHERITED_DRAIN_MS: u32 = 180_000;
 
 impl Work {
     /// The configuration of a peer.
@@ -49,7 +53,7 @@ impl Work {
             Output::InstallInbound { child, peer, spi, keys, selectors } => {
                 let window = self.peer(peer).map_or(0, |peer| peer.window);
                 let Some(own) = Spi::new(spi) else { return self.ike.install_failed(self.now(), child, "a reserved SPI") };
-                self.spis.insert(spi, peer);
+                self.source.spis.insert(spi, peer);
                 let inbound = NewInbound { policy: peer.0, spi: own, key: key(&keys), window, selectors };
                 self.installer.inbound(child, self.tokens.remove(&child), inbound);
             }
@@ -73,7 +77,7 @@ impl Work {
                 self.installer.outbound(child, self.tokens.remove(&child), outbound);
             }
             Output::Retire { child, inbound_spi, drain_ms, .. } => {
-                self.spis.remove(&inbound_spi);
+                self.source.spis.remove(&inbound_spi);
                 self.installer.retire(self.tokens.remove(&child), inbound_spi, drain_ms);
             }
             Output::Up { peer, inbound_spi, selectors, fallback, .. } => {
@@ -100,8 +104,12 @@ impl Work {
             *status = Status { since: Instant::now(), up: true, attempts: 0, reason: None };
             log::info("peer-up", &[("peer", &name)]);
         }
-        if let Some(old) = self.inherited.remove(&id) {
-            renew::retire_when_replaced(self.installer.client.clone(), name, id.0, old);
+        let old = self.inherited.remove(&id).unwrap_or_default();
+        for spi in &old {
+            self.installer.retire(None, *spi, INHERITED_DRAIN_MS);
+        }
+        if !old.is_empty() {
+            log::info("adopted-retired", &[("peer", &name), ("sas", &old.len())]);
         }
     }
 
@@ -156,11 +164,11 @@ impl Work {
             Event::SaLimit { spi, hard, outbound } => self.renew(spi, hard, outbound),
             Event::UnknownSpi { spi, from } => self.unknown_spi(spi, from),
             Event::PeerMoved { spi, from } => {
-                let peer = self.spis.get(&spi).map(|id| self.name(*id)).unwrap_or_default();
+                let peer = self.source.spis.get(&spi).map(|id| self.name(*id)).unwrap_or_default();
                 log::info("peer-moved", &[("peer", &peer), ("from", &from)]);
             }
             Event::PathMtu { spi, refused } => {
-                let peer = self.spis.get(&spi).map(|id| self.name(*id)).unwrap_or_default();
+                let peer = self.source.spis.get(&spi).map(|id| self.name(*id)).unwrap_or_default();
                 log::warning("path-mtu", &[("peer", &peer), ("refused_bytes", &refused), ("try", &"a smaller mtu in [interface]")]);
             }
         }
@@ -168,7 +176,7 @@ impl Work {
 
     /// A key is used up: a fresh IKE SA brings new ones, and the old pair goes when those are in use.
     fn renew(&mut self, spi: u32, hard: bool, outbound: bool) {
-        let Some(id) = self.spis.get(&spi).copied() else { return };
+        let Some(id) = self.source.spis.get(&spi).copied() else { return };
         let recent = self.renewed.get(&id).is_some_and(|at| at.elapsed() < RENEW_PAUSE);
         if recent && !hard {
             return;

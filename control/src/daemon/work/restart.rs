@@ -128,7 +128,7 @@ impl Work {
     /// No SA is left: every peer is told so by INITIAL_CONTACT in a fresh IKE SA.
     fn begin_again(&mut self) {
         self.tokens.clear();
-        self.spis.clear();
+        self.source.spis.clear();
         self.inherited.clear();
         let now = self.now();
         for id in self.ids.clone() {
