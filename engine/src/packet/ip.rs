@@ -89,15 +89,19 @@ pub fn addresses(packet: &[u8], v6: bool) -> &[u8] {
 }
 
 /// Writes another type of service or traffic class into a packet that [`Ip::parse`] has read.
+///
+/// The IPv4 checksum is changed by the difference (RFC 1624 section 3): a header that was damaged stays recognisable as damaged.
 pub fn set_tos(packet: &mut [u8], ip: &Ip, tos: u8) {
+    let Some(header) = packet.get_mut(..ip.header) else { return };
     if ip.v6 {
-        if let Some([first, second, ..]) = packet.get_mut(..2) {
+        if let [first, second, ..] = header {
             *first = *first & 0xf0 | tos >> 4;
             *second = *second & 0x0f | tos << 4;
         }
-    } else if let Some(header) = packet.get_mut(..ip.header) {
-        header[1] = tos;
-        finish_v4(header);
+    } else if let [version, old_tos, _, _, _, _, _, _, _, _, high, low, ..] = header {
+        let old = u16::from_be_bytes([*version, std::mem::replace(old_tos, tos)]);
+        let sum = Sum::default().word(!u16::from_be_bytes([*high, *low])).word(!old).word(u16::from_be_bytes([*version, tos]));
+        [*high, *low] = sum.finish();
     }
 }
 
@@ -160,6 +164,19 @@ mod tests {
                 let header = etherparse::Ipv4HeaderSlice::from_slice(&packet).expect("a header").to_header();
                 assert_eq!(header.header_checksum, header.calc_header_checksum());
             }
+        }
+    }
+
+    #[test]
+    fn a_damaged_header_is_not_made_good() {
+        for tos in 0..=255 {
+            let mut packet = v4();
+            packet[8] ^= 0x10;
+            let ip = Ip::parse(&packet).expect("lengths are right");
+            set_tos(&mut packet, &ip, tos);
+            packet[8] ^= 0x10;
+            let header = etherparse::Ipv4HeaderSlice::from_slice(&packet).expect("a header").to_header();
+            assert_eq!(header.header_checksum, header.calc_header_checksum(), "wrong by the damage and by nothing else");
         }
     }
 }

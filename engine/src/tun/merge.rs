@@ -10,7 +10,7 @@
 //! shorter last, and a checksum that holds for each, so that a packet damaged before it was sealed is not given a good one.
 
 use super::vnet::{Gso, Header};
-use crate::packet::checksum::pseudo;
+use crate::packet::checksum::{Sum, pseudo};
 use crate::packet::ip::{self, Ip, TCP, UDP, finish_v4};
 
 /// The longest run of headers of a packet that is merged: IPv4 and TCP, both with all their options.
@@ -20,6 +20,8 @@ const PACKET_BYTES_MAX: usize = 65_535;
 /// The most UDP datagrams in one super-packet: half of what the kernel cuts (include/linux/udp.h: UDP_MAX_SEGMENTS).
 const DATAGRAMS_MAX: u32 = 64;
 
+/// In the byte of an IPv4 header that holds its flags.
+const DONT_FRAGMENT: u8 = 0x40;
 const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
 
@@ -179,9 +181,12 @@ impl Shape {
         (payload > 0 && whole && !ip.fragment && shape.headers <= HEADERS_BYTES_MAX).then_some(shape)
     }
 
-    /// Whether the packet's own checksum holds.
-    fn checksum_holds(&self, packet: &[u8], total: usize) -> bool {
+    /// Whether the packet's own checksums hold, the one of its IPv4 header too: both are made anew when it is cut out again.
+    fn checksums_hold(&self, packet: &[u8], total: usize) -> bool {
         let Some((l4, length)) = packet.get(self.l4..total).zip(u16::try_from(total - self.l4).ok()) else { return false };
+        if !self.v6 && !packet.get(..self.l4).is_some_and(|header| Sum::default().bytes(header).holds()) {
+            return false;
+        }
         pseudo(ip::addresses(packet, self.v6), if self.tcp { TCP } else { UDP }).word(length).bytes(l4).holds()
     }
 }
@@ -189,7 +194,7 @@ impl Shape {
 impl Flow {
     fn start(packet: &[u8], ip: &Ip, uso: bool) -> Option<Self> {
         let shape = Shape::of(packet, ip, uso)?;
-        if !shape.checksum_holds(packet, ip.total) {
+        if !shape.checksums_hold(packet, ip.total) {
             return None;
         }
         let mut first = [0; HEADERS_BYTES_MAX];
@@ -216,7 +221,7 @@ impl Flow {
         if !fits || !self.same_headers(packet)? || shape.tcp && sequence(packet, &shape)? != self.next_sequence {
             return None;
         }
-        if !shape.checksum_holds(packet, ip.total) {
+        if !shape.checksums_hold(packet, ip.total) {
             return None;
         }
         self.push = shape.tcp && packet.get(shape.l4 + 13)? & PSH != 0;
@@ -227,10 +232,12 @@ impl Flow {
         Some(())
     }
 
-    /// IPv4 ids count up, as a kernel that cuts makes them, or (TCP only) are all zero; a group keeps to one way.
+    /// IPv4 ids count up, as a kernel that cuts makes them, or are all zero: then they mean nothing, if the packets may not be
+    /// fragmented (RFC 6864 section 4.1; TCP only). A group keeps to one way.
     fn counts_with(&self, packet: &[u8]) -> Option<bool> {
         let counting = id(packet) == self.next_id && self.counts != Some(false);
-        let constant = self.shape.tcp && self.counts != Some(true) && id(packet) == id(&self.first) && id(packet) == 0;
+        let atomic = packet.get(6)? & DONT_FRAGMENT != 0;
+        let constant = self.shape.tcp && atomic && self.counts != Some(true) && id(packet) == id(&self.first) && id(packet) == 0;
         (counting || constant).then_some(counting)
     }
 

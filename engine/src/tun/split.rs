@@ -106,7 +106,10 @@ fn complete(packet: &mut [u8], start: usize, field: usize) -> Option<()> {
 impl Cut {
     fn new(header: &Header, packet: &[u8], ip: &Ip) -> Option<Self> {
         let tcp = header.gso != Gso::Udp;
+        let protocol = if tcp { TCP } else { UDP };
         let l4 = usize::from(header.checksum?.0);
+        // Only IPv6 can have more headers in between.
+        let placed = if l4 == ip.header { ip.protocol == protocol } else { ip.v6 && l4 > ip.header };
         let matches = match header.gso {
             Gso::TcpV4 => !ip.v6,
             Gso::TcpV6 => ip.v6,
@@ -114,13 +117,13 @@ impl Cut {
         };
         let l4_bytes = if tcp { usize::from(packet.get(l4 + 12)? >> 4) * 4 } else { 8 };
         let headers = l4 + l4_bytes;
-        let sane = matches && l4 >= ip.header && headers <= HEADERS_BYTES_MAX && (!tcp || l4_bytes >= 20) && header.segment_bytes > 0;
+        let sane = matches && placed && headers <= HEADERS_BYTES_MAX && (!tcp || l4_bytes >= 20) && header.segment_bytes > 0;
         if !sane || ip.fragment {
             return None;
         }
         let mut template = [0; HEADERS_BYTES_MAX];
         template.get_mut(..headers)?.copy_from_slice(packet.get(..headers)?);
-        let pseudo = pseudo(ip::addresses(packet, ip.v6), if tcp { TCP } else { UDP });
+        let pseudo = pseudo(ip::addresses(packet, ip.v6), protocol);
         Some(Self { template, headers, l4, v6: ip.v6, tcp, segment: header.segment_bytes.into(), pseudo })
     }
 

@@ -79,9 +79,32 @@ fn contradictions_are_refused() {
     refused(&|read| Header { segment_bytes: 0, ..flow.header(100) }.write(&mut read[..12]));
     refused(&|read| Header { checksum: None, ..flow.header(100) }.write(&mut read[..12]));
     refused(&|read| Header { gso: Gso::TcpV6, ..flow.header(100) }.write(&mut read[..12]));
+    refused(&|read| Header { gso: Gso::Udp, ..flow.header(100) }.write(&mut read[..12]));
+    refused(&|read| Header { checksum: Some((24, 16)), ..flow.header(100) }.write(&mut read[..12]));
     refused(&|read| Header { checksum: Some((8, 16)), ..flow.header(100) }.write(&mut read[..12]));
     refused(&|read| Header { checksum: Some((60_000, 16)), ..flow.header(100) }.write(&mut read[..12]));
     refused(&|read| read[12 + 20 + 12] = 0x40);
     refused(&|read| read.truncate(12 + 40));
+    // More fragments: what stands behind the header is no whole super-packet.
+    refused(&|read| read[12 + 6] |= 0x20);
     refused(&|read| Header { gso: Gso::None, checksum: Some((20, 400)), ..Header::default() }.write(&mut read[..12]));
+}
+
+#[test]
+fn headers_between_ipv6_and_tcp_are_kept() {
+    let flow = Flow::new(true, true);
+    let destination_options = [6, 0, 1, 4, 0, 0, 0, 0];
+    let extended = |packet: &[u8]| {
+        let mut packet = packet.to_vec();
+        packet[6] = 60;
+        let length = u16::from_be_bytes([packet[4], packet[5]]) + 8;
+        packet[4..6].copy_from_slice(&length.to_be_bytes());
+        packet.splice(40..40, destination_options);
+        packet
+    };
+    let mut read = vec![0; HEADER_BYTES_MAX];
+    Header { checksum: Some((48, 16)), ..flow.header(100) }.write(&mut read);
+    read.extend(extended(&flow.packet(&[1; 300])));
+    let expected: Vec<_> = flow.cut(&[1; 300], 100).iter().map(|packet| extended(packet)).collect();
+    assert_eq!(split(&mut read), Some(expected));
 }
