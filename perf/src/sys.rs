@@ -44,8 +44,9 @@ pub(crate) fn ticks_per_second() -> f64 {
     if ticks > 0 { ticks as f64 } else { 100.0 }
 }
 
-/// Segments that this TCP connection has sent more than once so far (`tcpi_total_retrans`).
-pub(crate) fn tcp_retransmits(socket: impl AsFd) -> io::Result<u64> {
+/// Segments that this TCP connection has sent again so far (`tcpi_total_retrans`), and how many of those the receiver said it
+/// had already (`tcpi_dsack_dups`, RFC 2883).
+pub(crate) fn tcp_retransmits(socket: impl AsFd) -> io::Result<(u64, u64)> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
     // SAFETY: `info` has `length` bytes and outlives the call.
@@ -54,7 +55,7 @@ pub(crate) fn tcp_retransmits(socket: impl AsFd) -> io::Result<u64> {
     })?;
     // SAFETY: plain numbers, zeroed before the kernel filled in what it knows.
     let info = unsafe { info.assume_init() };
-    Ok(info.tcpi_total_retrans.into())
+    Ok((info.tcpi_total_retrans.into(), info.tcpi_dsack_dups.into()))
 }
 
 /// Datagrams thrown away at this socket because its receive buffer was full (`SO_MEMINFO`, linux/sock_diag.h).

@@ -80,8 +80,11 @@ pub struct TcpStreamOutcome {
     pub received: u64,
     /// From the start of the run until the receiver had read everything.
     pub seconds: f64,
-    /// Segments sent more than once.
+    /// Segments sent again.
     pub retransmits: u64,
+    /// How many of those were needless: the receiver had the first copy. A sender that waits too long for an answer, because
+    /// nobody had a processor to give one, sends its last segment again to find out.
+    pub needless: u64,
     /// Place of the first wrong byte.
     pub wrong_at: Option<u64>,
 }
@@ -112,10 +115,16 @@ impl TcpOutcome {
         if self.streams.is_empty() { 0.0 } else { self.bytes() as f64 * 8e-9 / self.seconds() }
     }
 
-    /// Segments sent more than once, of all streams.
+    /// Segments sent again, of all streams.
     #[must_use]
     pub fn retransmits(&self) -> u64 {
         self.streams.iter().map(|stream| stream.retransmits).sum()
+    }
+
+    /// Those of them that were needless, of all streams.
+    #[must_use]
+    pub fn needless(&self) -> u64 {
+        self.streams.iter().map(|stream| stream.needless.min(stream.retransmits)).sum()
     }
 
     /// Whether every byte arrived and, if that was checked, is the right one.
@@ -165,8 +174,8 @@ impl Tcp {
                 .map(|(forward, sender, send, receive)| {
                     let sent = send.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
                     let (received, seconds, wrong_at) = receive.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-                    let retransmits = sys::tcp_retransmits(sender)?;
-                    Ok(TcpStreamOutcome { forward, sent: sent?, received, seconds, retransmits, wrong_at })
+                    let (retransmits, needless) = sys::tcp_retransmits(sender)?;
+                    Ok(TcpStreamOutcome { forward, sent: sent?, received, seconds, retransmits, needless, wrong_at })
                 })
                 .collect()
         })?;

@@ -31,6 +31,8 @@ pub(crate) struct Way {
     pub(crate) gigabits: Vec<f64>,
     pub(crate) bytes: u64,
     pub(crate) retransmits: u64,
+    /// Those of them whose first copy had arrived.
+    pub(crate) needless: u64,
     pub(crate) intact: bool,
     pub(crate) usage: Usage,
     pub(crate) datagrams: Verdict,
@@ -51,7 +53,7 @@ impl Way {
     fn new() -> Result<Self> {
         let latency = Latency { times: Histogram::new(3)?, lost: 0 };
         let (usage, datagrams) = (Usage::default(), Verdict::default());
-        Ok(Self { gigabits: Vec::new(), bytes: 0, retransmits: 0, intact: true, usage, datagrams, latency })
+        Ok(Self { gigabits: Vec::new(), bytes: 0, retransmits: 0, needless: 0, intact: true, usage, datagrams, latency })
     }
 
     /// The median of the rounds.
@@ -65,6 +67,7 @@ impl Way {
         self.gigabits.push(outcome.gigabits());
         self.bytes += outcome.bytes();
         self.retransmits += outcome.retransmits();
+        self.needless += outcome.needless();
         self.intact &= outcome.is_intact();
         self.usage.add(usage);
     }
@@ -85,8 +88,9 @@ impl Seen {
         unless(tunnel.latency.lost == 0, format!("{} round trips through the tunnel got no answer", tunnel.latency.lost));
         let (slow, fast) = (tunnel.median(), wire.median());
         unless(slow * SLOWER_MAX >= fast, format!("TCP through the tunnel: {slow:.2} Gb/s is less than a quarter of the wire's {fast:.2}"));
-        let more = tunnel.retransmits <= wire.retransmits;
-        unless(more, format!("TCP retransmits: {} through the tunnel, {} beside it", tunnel.retransmits, wire.retransmits));
+        // A needless one tells of a processor that was busy elsewhere, not of a lost packet.
+        let needed = tunnel.retransmits - tunnel.needless;
+        unless(needed <= wire.retransmits, format!("TCP segments sent again: {needed} through the tunnel, {} beside it", wire.retransmits));
         for (reason, count) in &self.drops {
             unless(false, format!("{reason}: {count}"));
         }

@@ -30,9 +30,10 @@ fn rows(seen: &Seen) -> Vec<Row> {
         both("TCP, 1 stream, median of the rounds, Gb/s", &|way| format!("{:.2}", way.median())),
         ("  ratio to the wire".into(), "1".into(), format!("{ratio:.2}")),
         both("  segments sent again", &|way| way.retransmits.to_string()),
+        both("    of these needless: the first copy had arrived", &|way| way.needless.to_string()),
         both("  CPU s per GB, the whole machine", &|way| per_gigabyte(way.usage.machine, way)),
         ("  CPU s per GB, the two engines".into(), "-".into(), per_gigabyte(tunnel.usage.processes, tunnel)),
-        both("  CPU s that other programs took meanwhile", &|way| format!("{:.2} of {:.1}", way.usage.others, way.usage.wall)),
+        both("  CPU s of interrupts and other programs", &|way| format!("{:.2} of {:.1}", way.usage.others, way.usage.wall)),
         both("  CPU s that the hypervisor took meanwhile", &|way| format!("{:.2} of {:.1}", way.usage.steal, way.usage.wall)),
         both("UDP, every size: sent", &|way| way.datagrams.sent.to_string()),
         both("  lost / twice / late / damaged", &|way| {
