@@ -32,6 +32,9 @@ struct Pair {
     sites: [(Ike, Draws, SocketAddr); 2],
     sent: Vec<(usize, Vec<u8>)>,
     said: Vec<String>,
+    /// The engine of site 0 takes its time with inbound SAs: the last one it was given.
+    slow: bool,
+    held: Option<Output>,
 }
 
 fn config(local: &str, remote: &str, ours: &str, theirs: &str, endpoint: SocketAddr) -> PeerConfig {
@@ -62,7 +65,7 @@ impl Pair {
         };
         let (one, one_host) = site(1, config("a", "b", "10.1.0.0/16", "10.2.0.0/16", ends[1]));
         let (two, two_host) = site(2, config("b", "a", "10.2.0.0/16", "10.1.0.0/16", ends[0]));
-        Self { sites: [(one, one_host, ends[0]), (two, two_host, ends[1])], sent: vec![], said: vec![] }
+        Self { sites: [(one, one_host, ends[0]), (two, two_host, ends[1])], sent: vec![], said: vec![], slow: false, held: None }
     }
 
     /// Both up; site 0 has begun.
@@ -110,6 +113,7 @@ impl Pair {
                 ike.receive(0, from, *to, &message, host);
             }
             Output::Expect { child, .. } => self.sites[who].0.expected(0, child),
+            output @ Output::InstallInbound { .. } if self.slow && who == 0 => self.held = Some(output),
             Output::InstallInbound { child, .. } => self.sites[who].0.installed(0, child),
             Output::InstallOutbound { child, .. } => self.sites[who].0.activated(0, child),
             Output::Event { text, .. } => self.said.push(text),
@@ -381,7 +385,7 @@ fn before_auth() -> Pair {
     let (ike, host, _) = &mut pair.sites[0];
     ike.initiate(0, PEER, true, host);
     // The first exchange, and no more: the engine has not said yet that it expects the child.
-    for who in [0, 1] {
+    for who in [0, 1, 0] {
         while let Some(output) = pair.sites[who].0.poll() {
             if matches!(output, Output::Send { .. }) {
                 pair.carry_out(who, output);
@@ -415,6 +419,27 @@ fn what_is_begun_and_unproven_goes_when_the_peer_was_faster() {
     pair.run();
     assert_eq!([pair.state(0), pair.state(1)], [PeerState::Up; 2]);
     assert_eq!(pair.sites[0].0.snapshot(0)[0].ike.len(), 1);
+}
+
+#[test]
+fn an_initiator_is_silent_until_its_first_child_is_in_use() {
+    // An answer tells the peer that it may close another IKE SA in favour of this one.
+    let mut pair = before_auth();
+    pair.slow = true;
+    pair.expect_then_run();
+    let held = pair.held.take().expect("the engine of site 0 has not answered");
+    let count = pair.sent.len() + 1;
+    pair.send(1, exchange::INFORMATIONAL, &Chain::default());
+    assert_eq!(pair.sent.len(), count, "the question and no answer");
+    let asked = pair.sent.last().expect("the question").1.clone();
+    pair.slow = false;
+    pair.carry_out(0, held);
+    pair.run();
+    assert_eq!(pair.sent.len(), count, "no answer before");
+    let (ike, host, to) = &mut pair.sites[0];
+    ike.receive(0, "192.0.2.2:4500".parse().expect("an address"), *to, &asked, host);
+    pair.run();
+    assert_eq!(pair.answer(0), [] as [u16; 0], "and the same question is answered then");
 }
 
 #[test]

@@ -187,13 +187,14 @@ fn a_changed_configuration_is_negotiated_anew() {
     world.with_ike(WEST, |now, ike| ike.set_peer(now, config.clone()));
     assert!(world.up(WEST), "a name is nobody's business");
     config.remote_subnets.truncate(1);
-    world.with_ike(WEST, |now, ike| ike.set_peer(now, config));
+    let narrower = config.clone();
+    world.with_ike(WEST, |now, ike| ike.set_peer(now, narrower));
     assert!(!world.up(WEST));
     world.until(5_000, "up again", World::both_up);
     world.run(10_000);
     world.assert_agreed();
     assert_eq!(world.ike_sas(EAST)[0].children[0].selectors.local.len(), 1);
-    let other_key = penstock_ike::PeerConfig { psk: penstock_ike::Psk::new(vec![1; 32]), ..west_config() };
+    let other_key = penstock_ike::PeerConfig { psk: penstock_ike::Psk::new(vec![1; 32]), ..config };
     world.with_ike(WEST, |now, ike| ike.set_peer(now, other_key));
     assert!(!world.up(WEST), "what was proved by the old key is proved no more");
     world.with_ike(WEST, |now, ike| ike.remove_peer(now, PEER));
