@@ -68,6 +68,13 @@ impl Counters {
         self.counter(name)
     }
 
+    /// Every drop that occurred: site, reason, packets.
+    #[must_use]
+    pub fn drops(&self) -> Vec<(usize, &'static str, i64)> {
+        let all = self.cores.iter().flat_map(|core| Drop::ALL.iter().map(move |drop| (core.site, drop.name(), core.value(drop.name()))));
+        all.filter(|(_, _, packets)| *packets != 0).collect()
+    }
+
     /// How many workers there are.
     #[must_use]
     pub fn workers(&self) -> usize {

@@ -46,3 +46,16 @@ pub fn sight(frame: &[u8], port: u16) -> Option<Sighting> {
         iv: u64::from(word(8)?) << 32 | u64::from(word(12)?),
     })
 }
+
+/// Completes the UDP checksum of a frame captured on a link that leaves it to the receiver's hardware: what a real wire would
+/// have carried. `None` if the frame is not UDP over IPv4.
+#[must_use]
+pub fn with_checksum(frame: &[u8]) -> Option<Vec<u8>> {
+    let packet = SlicedPacket::from_ethernet(frame).ok()?;
+    let (NetSlice::Ipv4(v4), TransportSlice::Udp(udp)) = (packet.net?, packet.transport?) else { return None };
+    let sum = udp.to_header().calc_checksum_ipv4(&v4.header().to_header(), udp.payload()).ok()?;
+    let at = frame.len().checked_sub(udp.slice().len())? + 6;
+    let mut whole = frame.to_vec();
+    whole.get_mut(at..at + 2)?.copy_from_slice(&sum.to_be_bytes());
+    Some(whole)
+}

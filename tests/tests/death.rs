@@ -76,7 +76,8 @@ fn killing_control_loses_nothing_and_the_next_one_renews_the_keys() {
         wait_renewed(pair, 1, &before[1]);
         println!("control {killed} was killed; new keys on both sides {renewed:?} later");
     });
-    assert!(outcome.total.lost == 0 && outcome.total.duplicate == 0 && outcome.total.corrupt == 0, "{:?}", outcome.flows);
+    let clean = outcome.total.lost == 0 && outcome.total.duplicate == 0 && outcome.total.corrupt == 0;
+    assert!(clean, "{:?} {:?}", outcome.flows, Counters::of(&pair).drops());
     assert_eq!(pair.sites[0].engine_pid().expect("an engine runs"), engine, "the engine was not touched");
     Counters::of(&pair).assert_no_drops(&[]);
     // And once more, so that the adopting control is adopted from.
@@ -98,7 +99,7 @@ fn killing_the_whole_daemon_but_the_engine_loses_nothing() {
         pair.sites[0].start().expect("a new daemon starts");
         wait_renewed(pair, 0, &before);
     });
-    assert_eq!(outcome.total.lost, 0, "{:?}", outcome.flows);
+    assert_eq!(outcome.total.lost, 0, "{:?} {:?}", outcome.flows, Counters::of(&pair).drops());
 }
 
 #[test]
