@@ -168,6 +168,17 @@ mod tests {
     }
 
     #[test]
+    fn every_fragment_is_known_as_one() {
+        let fragment = |high: u8, low: u8| {
+            let mut packet = v4();
+            (packet[6], packet[7]) = (high, low);
+            Ip::parse(&packet).expect("whole").fragment
+        };
+        assert!(fragment(0x20, 0) && fragment(0x20, 9) && fragment(0, 9) && fragment(0x10, 0), "first, middle, last, far");
+        assert!(!fragment(0, 0) && !fragment(0x40, 0) && !fragment(0x80, 0));
+    }
+
+    #[test]
     fn a_damaged_header_is_not_made_good() {
         for tos in 0..=255 {
             let mut packet = v4();

@@ -178,7 +178,7 @@ impl Shape {
             // A length of its own, and a checksum that was sent at all (RFC 768).
             packet.get(l4 + 4..l4 + 6)? == u16::try_from(ip.total - l4).ok()?.to_be_bytes() && packet.get(l4 + 6..l4 + 8)? != [0, 0]
         };
-        (payload > 0 && whole && !ip.fragment && shape.headers <= HEADERS_BYTES_MAX).then_some(shape)
+        (payload > 0 && whole && !ip.fragment).then_some(shape)
     }
 
     /// Whether the packet's own checksums hold, the one of its IPv4 header too: both are made anew when it is cut out again.

@@ -125,6 +125,12 @@ pub(crate) fn cut_write(write: &[u8]) -> Vec<Vec<u8>> {
     assert_eq!(usize::from(header.header_bytes) + payload.len(), packet.len());
     let begun = &packet[usize::from(start + offset)..][..2];
     assert_eq!(begun, pseudo_sum(packet, usize::from(start)), "the pseudo-header's sum stands in the field");
+    if let Some(NetHeaders::Ipv4(ip, _)) = &parsed.net {
+        assert_eq!(ip.header_checksum, ip.calc_header_checksum());
+    }
+    if let Some(TransportHeader::Udp(udp)) = &parsed.transport {
+        assert_eq!(usize::from(udp.length), packet.len() - usize::from(start), "a kernel trims what it delivers to this length");
+    }
     let (mut cut, segment) = (Vec::new(), usize::from(header.segment_bytes));
     let last = payload.len().div_ceil(segment) - 1;
     for (index, part) in payload.chunks(segment).enumerate() {
@@ -171,10 +177,31 @@ fn assemble(ip: NetHeaders, mut transport: TransportHeader, payload: &[u8]) -> V
 /// RFC 9293 section 3.1, word by word.
 fn pseudo_sum(packet: &[u8], l4: usize) -> [u8; 2] {
     let (addresses, protocol) = if packet[0] >> 4 == 6 { (&packet[8..40], packet[6]) } else { (&packet[12..20], packet[9]) };
-    let words = addresses.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
-    let mut sum = words.sum::<u32>() + u32::from(protocol) + (packet.len() - l4) as u32;
+    add(u32::from(protocol) + (packet.len() - l4) as u32, addresses).to_be_bytes()
+}
+
+/// RFC 1071 section 4.1.
+fn add(initial: u32, bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], *word.get(1).unwrap_or(&0)])));
+    let mut sum = initial + words.sum::<u32>();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
-    (sum as u16).to_be_bytes()
+    sum as u16
+}
+
+/// Makes the checksums of a TCP or UDP packet right that a test has changed.
+pub(crate) fn repair(packet: &mut [u8]) {
+    let v6 = packet[0] >> 4 == 6;
+    let (l4, protocol) = if v6 { (40, packet[6]) } else { (usize::from(packet[0] & 15) * 4, packet[9]) };
+    let field = l4 + if protocol == 6 { 16 } else { 6 };
+    packet[field..field + 2].fill(0);
+    let begun = u16::from_be_bytes(pseudo_sum(packet, l4));
+    let sum = !add(begun.into(), &packet[l4..]);
+    packet[field..field + 2].copy_from_slice(&sum.to_be_bytes());
+    if !v6 {
+        packet[10..12].fill(0);
+        let sum = !add(0, &packet[..l4]);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
 }

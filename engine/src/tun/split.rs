@@ -117,7 +117,7 @@ impl Cut {
         };
         let l4_bytes = if tcp { usize::from(packet.get(l4 + 12)? >> 4) * 4 } else { 8 };
         let headers = l4 + l4_bytes;
-        let sane = matches && placed && headers <= HEADERS_BYTES_MAX && (!tcp || l4_bytes >= 20) && header.segment_bytes > 0;
+        let sane = matches && placed && (!tcp || l4_bytes >= 20) && header.segment_bytes > 0;
         if !sane || ip.fragment {
             return None;
         }

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use super::{Merge, Settled};
-use crate::packet::ip::{Ip, finish_v4};
-use crate::tun::model::{Flow, cut_write};
+use crate::packet::ip::Ip;
+use crate::tun::model::{Flow, cut_write, repair};
 use crate::tun::split::Split;
 use crate::tun::vnet::{HEADER_BYTES_MAX, Header};
 
@@ -149,29 +149,28 @@ fn what_does_not_belong_together_stays_apart() {
     assert_eq!(writes(second.packet(&[])), 2, "no payload");
     assert_eq!(changed(140, 1), 2, "damaged");
     assert_eq!(changed(10, 1), 2, "a damaged IPv4 header");
-    let rewritten = |at: usize, bits: u8| {
+    // Checksums are made right again, so that only the comparison of headers can tell.
+    let repaired = |change: &dyn Fn(&mut [u8])| {
         let mut packet = second.packet(&[2; 100]);
-        packet[at] ^= bits;
-        finish_v4(&mut packet[..20]);
+        change(&mut packet);
+        repair(&mut packet);
         writes(packet)
     };
-    assert_eq!(rewritten(8, 1), 2, "time to live");
-    assert_eq!(rewritten(6, 0x40), 2, "may be fragmented");
-    assert_eq!(rewritten(6, 0x20), 2, "a fragment");
-    // What the segment's checksum covers is changed together with it, so that only the comparison can tell.
-    let compensated = |at: usize| {
-        let mut packet = second.packet(&[2; 100]);
-        (packet[at], packet[at + 2]) = (packet[at].wrapping_add(1), packet[at + 2].wrapping_add(1));
-        let whole = etherparse::PacketHeaders::from_ip_slice(&packet).expect("a packet");
-        let (Some(etherparse::NetHeaders::Ipv4(ip, _)), Some(etherparse::TransportHeader::Tcp(tcp))) = (whole.net, whole.transport) else {
-            panic!("TCP over IPv4")
-        };
-        let sum = tcp.calc_checksum_ipv4(&ip, whole.payload.slice()).expect("a short packet");
-        packet[36..38].copy_from_slice(&sum.to_be_bytes());
-        writes(packet)
-    };
-    for (at, what) in [(20, "port"), (28, "acknowledgement"), (34 - 2, "data offset and window"), (44, "options")] {
-        assert_eq!(compensated(at), 2, "{what}");
+    assert_eq!(repaired(&|_| {}), 1);
+    assert_eq!(repaired(&|packet| packet[8] -= 1), 2, "time to live");
+    assert_eq!(repaired(&|packet| packet[6] ^= 0x40), 2, "may be fragmented");
+    assert_eq!(repaired(&|packet| packet[6] |= 0x20), 2, "a fragment");
+    assert_eq!(repaired(&|packet| packet[15] ^= 2), 2, "source");
+    assert_eq!(repaired(&|packet| packet[19] ^= 2), 2, "destination");
+    assert_eq!(repaired(&|packet| packet[21] ^= 1), 2, "source port");
+    assert_eq!(repaired(&|packet| packet[23] ^= 1), 2, "destination port");
+    assert_eq!(repaired(&|packet| packet[31] ^= 1), 2, "acknowledgement");
+    assert_eq!(repaired(&|packet| packet[32] ^= 1), 2, "a reserved bit");
+    assert_eq!(repaired(&|packet| packet[35] ^= 1), 2, "window");
+    assert_eq!(repaired(&|packet| packet[39] ^= 1), 2, "urgent pointer");
+    assert_eq!(repaired(&|packet| packet[51] ^= 1), 2, "a time stamp");
+    for flag in [0x01, 0x02, 0x04, 0x20, 0x40, 0x80] {
+        assert_eq!(repaired(&|packet| packet[33] |= flag), 2, "flag {flag:#x}");
     }
     let mut after_a_push = vec![Flow { push: true, ..first.clone() }.packet(&[1; 100]), second.packet(&[2; 100])];
     assert_eq!(merge(&after_a_push, true).len(), 2);
@@ -201,7 +200,7 @@ fn a_group_keeps_to_one_way_of_numbering() {
             let mut packet = Flow { id: *id, sequence: start.sequence.wrapping_add(index as u32 * 100), ..start }.packet(&[1; 100]);
             if may_fragment {
                 packet[6] = 0;
-                finish_v4(&mut packet[..20]);
+                repair(&mut packet);
             }
             packet
         };
@@ -230,11 +229,74 @@ fn odd_datagrams_stay_apart() {
     assert_eq!(writes(&|_| {}), 1);
     assert_eq!(writes(&|packet| packet[26..28].fill(0)), 2, "no checksum");
     assert_eq!(writes(&|packet| packet[25] -= 1), 2, "a length of its own");
-    // A UDP length that is one less, and a checksum that is right for what the sum covers.
+    // One byte less than the IP packet has, and a checksum that is right for what the sum covers.
     let shorter = |packet: &mut Vec<u8>| {
         packet[25] -= 1;
         let sum = u16::from_be_bytes([packet[26], packet[27]]);
         packet[26..28].copy_from_slice(&(sum + 1).to_be_bytes());
     };
     assert_eq!(writes(&shorter), 2);
+    // The same sum as a true zero would have, which has to be sent as its other form.
+    let zero = |packet: &mut Vec<u8>| {
+        packet[28..30].fill(0);
+        repair(packet);
+        let sum = [packet[26], packet[27]];
+        packet[28..30].copy_from_slice(&sum);
+        repair(packet);
+        assert_eq!(packet[26..28], [0, 0]);
+    };
+    assert_eq!(writes(&zero), 2);
+}
+
+#[test]
+fn ipv6_headers_are_compared_whole() {
+    let packets = Flow::new(true, true).cut(&[1; 200], 100);
+    for at in [1, 3, 7, 8, 23, 24, 39] {
+        let mut packets = packets.clone();
+        packets[1][at] ^= 1;
+        repair(&mut packets[1]);
+        assert_eq!(merge(&packets, true).len(), 2, "byte {at}");
+    }
+    assert_eq!(merge(&packets, true).len(), 1);
+}
+
+/// What both packets have in common may still be nothing that a kernel could make again by cutting.
+#[test]
+fn some_packets_never_join_anything() {
+    let alike = |tcp: bool, change: &dyn Fn(&mut [u8])| {
+        let mut packets = Flow::new(false, tcp).cut(&[1; 200], 100);
+        for packet in &mut packets {
+            change(packet);
+            repair(packet);
+        }
+        merge(&packets, true).len()
+    };
+    assert_eq!(alike(true, &|_| {}), 1);
+    for flag in [0x01, 0x02, 0x04, 0x20, 0x40, 0x80] {
+        assert_eq!(alike(true, &|packet| packet[33] |= flag), 2, "flag {flag:#x}");
+    }
+    assert_eq!(alike(true, &|packet| packet[33] = 0), 2, "no ACK");
+    assert_eq!(alike(true, &|packet| packet[32] = 0x40), 2, "a TCP header that is too short");
+    assert_eq!(alike(true, &|packet| packet[6] = 0x20), 2, "fragments");
+    assert_eq!(alike(false, &|packet| packet[6] = 0x20), 2, "fragments");
+    assert_eq!(alike(false, &|packet| packet[9] = 132), 2, "SCTP");
+}
+
+#[test]
+fn a_push_ends_the_group_wherever_it_stands() {
+    let mut packets = Flow { push: true, ..Flow::new(false, true) }.cut(&[1; 200], 100);
+    packets.extend(Flow { id: 0, sequence: 0xffff_fc00 + 200, ..Flow::new(false, true) }.cut(&[1; 200], 100));
+    assert_eq!(merge(&packets, true).len(), 2);
+    for packet in &mut packets {
+        packet[33] &= !0x08;
+        repair(packet);
+    }
+    assert_eq!(merge(&packets, true).len(), 1, "without it they are one group");
+}
+
+#[test]
+fn there_is_no_landing_without_room() {
+    let mut merge = Merge::new(HEADER_BYTES_MAX, true);
+    assert_eq!(merge.landing(&[0; 100], 100 - HEADER_BYTES_MAX), Some(HEADER_BYTES_MAX));
+    assert_eq!(merge.landing(&[0; 100], 101 - HEADER_BYTES_MAX), None);
 }

@@ -87,6 +87,7 @@ fn contradictions_are_refused() {
     refused(&|read| read.truncate(12 + 40));
     // More fragments: what stands behind the header is no whole super-packet.
     refused(&|read| read[12 + 6] |= 0x20);
+    refused(&|read| Header { gso: Gso::None, checksum: Some((8, 8)), ..Header::default() }.write(&mut read[..12]));
     refused(&|read| Header { gso: Gso::None, checksum: Some((20, 400)), ..Header::default() }.write(&mut read[..12]));
 }
 
@@ -107,4 +108,61 @@ fn headers_between_ipv6_and_tcp_are_kept() {
     read.extend(extended(&flow.packet(&[1; 300])));
     let expected: Vec<_> = flow.cut(&[1; 300], 100).iter().map(|packet| extended(packet)).collect();
     assert_eq!(split(&mut read), Some(expected));
+}
+
+#[test]
+fn contradictions_over_ipv6_are_refused() {
+    let flow = Flow::new(true, true);
+    for wrong in [Header { gso: Gso::TcpV4, ..flow.header(100) }, Header { checksum: Some((32, 16)), ..flow.header(100) }] {
+        let mut read = flow.read(&[1; 300], 100);
+        // What stands where the header is said to be looks like TCP.
+        read[12 + 32 + 12] = 0x50;
+        wrong.write(&mut read[..12]);
+        assert_eq!(split(&mut read), None);
+    }
+}
+
+#[test]
+fn more_headers_than_there_is_room_for_are_refused() {
+    let flow = Flow::new(true, true);
+    let mut read = flow.read(&[0xf0; 900], 100);
+    read[12 + 6] = 60;
+    Header { checksum: Some((400, 16)), ..flow.header(100) }.write(&mut read[..12]);
+    assert_eq!(split(&mut read), None);
+}
+
+#[test]
+fn what_stands_behind_a_packet_is_not_part_of_it() {
+    let flow = Flow::new(false, false);
+    let mut read = flow.plain(b"whole");
+    read.extend([0xee; 9]);
+    assert_eq!(split(&mut read), Some(vec![flow.packet(b"whole")]));
+}
+
+/// A sum of zero: UDP must not send it, since it would say that there is no checksum (RFC 768).
+#[test]
+fn a_udp_checksum_is_never_zero() {
+    for v6 in [false, true] {
+        let flow = Flow::new(v6, false);
+        let l4 = if v6 { 40 } else { 20 };
+        // The first two bytes make up for all the rest.
+        let balanced = |length: usize| {
+            let mut payload = vec![3; length];
+            payload[..2].fill(0);
+            let packet = flow.packet(&payload);
+            payload[..2].copy_from_slice(&packet[l4 + 6..l4 + 8]);
+            payload
+        };
+        let payload = balanced(100);
+        let whole = flow.packet(&payload);
+        assert_eq!(whole[l4 + 6..l4 + 8], [0xff, 0xff]);
+        assert_eq!(split(&mut flow.read(&[&payload[..], &[1; 50]].concat(), 100)).expect("two packets")[0], whole);
+        let mut read = vec![0; HEADER_BYTES_MAX];
+        Header { checksum: Some((l4 as u16, 6)), gso: Gso::None, ..Header::default() }.write(&mut read);
+        read.extend(&whole);
+        let addresses = if v6 { &whole[8..40] } else { &whole[12..20] };
+        let begun = crate::packet::checksum::pseudo(addresses, 17).word((whole.len() - l4) as u16).folded();
+        read[12 + l4 + 6..12 + l4 + 8].copy_from_slice(&begun);
+        assert_eq!(split(&mut read), Some(vec![whole]));
+    }
 }
