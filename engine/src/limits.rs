@@ -46,6 +46,9 @@ pub const LETTERS: usize = 8;
 /// Parcels of a core on their way to other cores: 4 MiB, which a core seals in a millisecond.
 pub const PARCELS: usize = 64;
 
+/// Parcels that must be there before anything is read: one buffer can hold frames for several cores by turns.
+pub const PARCELS_PER_READ: usize = 8;
+
 /// Frames that one parcel can hold: as many as one receive.
 pub const PARCEL_FRAMES: usize = 128;
 

@@ -129,7 +129,10 @@ impl Shell {
 
     /// One TUN read; `false` if there is none, or no room for it.
     fn read(&mut self) -> bool {
-        let Some(fd) = self.core.files.get(File::Tun).filter(|_| self.core.can_read()) else { return false };
+        if !self.core.can_read() {
+            return false;
+        }
+        let Some(fd) = self.core.files.get(File::Tun) else { return false };
         let result = queue::read(fd, &mut self.buffer);
         self.failed |= result.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock);
         let Ok(length) = result else { return false };

@@ -190,7 +190,7 @@ impl Shell {
         }
     }
 
-    fn can_read(&self) -> bool {
+    fn can_read(&mut self) -> bool {
         !self.reads.is_empty() && self.core.can_read()
     }
 

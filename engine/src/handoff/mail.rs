@@ -4,7 +4,8 @@
 //! ```text
 //!   core 0: pool ─► fill ─► [queue 0→1] ─► core 1: open or seal ─► [returns 1→0] ─► pool
 //! ```
-//! Order within a flow is kept: one queue from core to core, and frames of one receive travel in one parcel.
+//! Order within a flow is kept: there is one queue from core to core, and what follows each other travels in one parcel. A core that
+//! has no parcel left stops reading until some come back, so that packets wait where they are bounded in time instead of being lost.
 
 use std::sync::Arc;
 
@@ -14,9 +15,9 @@ use crate::path::{Mail, Receive};
 use crate::worker::desk::Desk;
 
 /// What a parcel holds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// A TUN read for a policy.
+    /// TUN reads for a policy.
     Outbound {
         /// The policy's number.
         policy: u32,
@@ -33,13 +34,17 @@ pub struct Parcel {
     used: usize,
     /// Lengths of the frames, one behind the other.
     frames: Vec<usize>,
+    /// Frames, and their bytes, that were unpacked already.
+    unpacked: usize,
+    unpacked_bytes: usize,
 }
 
 impl Parcel {
     /// An empty one.
     #[must_use]
     pub fn new(bytes: usize, frames: usize) -> Box<Self> {
-        Box::new(Self { content: None, bytes: vec![0; bytes].into(), used: 0, frames: Vec::with_capacity(frames) })
+        let frames = Vec::with_capacity(frames);
+        Box::new(Self { content: None, bytes: vec![0; bytes].into(), used: 0, frames, unpacked: 0, unpacked_bytes: 0 })
     }
 
     /// What it holds.
@@ -50,7 +55,7 @@ impl Parcel {
 
     /// Empties it for something else.
     pub fn begin(&mut self, content: Content) {
-        (self.content, self.used) = (Some(content), 0);
+        (self.content, self.used, self.unpacked, self.unpacked_bytes) = (Some(content), 0, 0, 0);
         self.frames.clear();
     }
 
@@ -66,14 +71,13 @@ impl Parcel {
         true
     }
 
-    /// The frames in their order.
-    pub fn frames(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        let mut rest = self.bytes.get_mut(..self.used).unwrap_or_default();
-        self.frames.iter().map_while(move |length| {
-            let (frame, behind) = std::mem::take(&mut rest).split_at_mut_checked(*length)?;
-            rest = behind;
-            Some(frame)
-        })
+    /// The next frame to be unpacked.
+    pub fn take(&mut self) -> Option<&mut [u8]> {
+        let length = *self.frames.get(self.unpacked)?;
+        let start = self.unpacked_bytes;
+        self.unpacked += 1;
+        self.unpacked_bytes += length;
+        self.bytes.get_mut(start..start + length)
     }
 }
 
@@ -88,6 +92,8 @@ struct Line {
     returns: Producer<Box<Parcel>>,
     /// Something was put down since the other core was last looked after.
     touched: bool,
+    /// Parcels went back to it since then.
+    returned: bool,
 }
 
 /// A core's end of all its lines.
@@ -96,7 +102,7 @@ pub struct Mailroom {
     lines: Vec<Line>,
     #[allow(clippy::vec_box, reason = "a parcel keeps its box from core to core")]
     pool: Vec<Box<Parcel>>,
-    /// Frames of one receive for one core are collected before they go.
+    /// What belongs together is collected before it goes.
     open: Option<(u16, Box<Parcel>)>,
     next: usize,
 }
@@ -120,9 +126,18 @@ pub fn mailrooms(desks: &[Arc<Desk>]) -> Vec<Mailroom> {
             let (returns_to_other, back_to_other) = queue(limits::PARCELS);
             let line = |core: usize| (core as u16, Arc::clone(&desks[core]));
             let (core, desk) = line(other);
-            rooms[one].lines.push(Line { core, desk, to, back, from: from_other, returns: returns_to_other, touched: false });
+            rooms[one].lines.push(Line {
+                core,
+                desk,
+                to,
+                back,
+                from: from_other,
+                returns: returns_to_other,
+                touched: false,
+                returned: false,
+            });
             let (core, desk) = line(one);
-            rooms[other].lines.push(Line { core, desk, to: to_one, back: back_to_other, from, returns, touched: false });
+            rooms[other].lines.push(Line { core, desk, to: to_one, back: back_to_other, from, returns, touched: false, returned: false });
         }
     }
     rooms
@@ -146,6 +161,17 @@ impl Mailroom {
         if let Some(line) = self.lines.get_mut(line) {
             // It is as long as the sender's pool, and so is never full.
             let _ = line.returns.push(parcel);
+            line.returned = true;
+        }
+    }
+
+    /// Whether packets that may have to go to another core can be read: parcels are left for them, or there is no other core.
+    pub fn has_room(&mut self, parcels: usize) -> bool {
+        self.lines.is_empty() || {
+            if self.pool.len() < parcels {
+                self.collect();
+            }
+            self.pool.len() >= parcels
         }
     }
 
@@ -158,81 +184,63 @@ impl Mailroom {
     pub fn flush(&mut self) {
         self.close();
         for line in &mut self.lines {
-            if std::mem::take(&mut line.touched) {
+            let returned = std::mem::take(&mut line.returned) && line.desk.is_starved();
+            if std::mem::take(&mut line.touched) || returned {
                 line.desk.wake();
             }
         }
     }
 
+    /// Sends the open parcel. It was opened for a core that is there, and that core's queue holds all parcels of this one.
     fn close(&mut self) {
-        if let Some((core, parcel)) = self.open.take() {
-            self.dispatch(core, parcel);
+        let Some((core, parcel)) = self.open.take() else { return };
+        if let Some(line) = self.lines.iter_mut().find(|line| line.core == core) {
+            line.touched = true;
+            let _ = line.to.push(parcel);
         }
     }
 
-    fn dispatch(&mut self, core: u16, parcel: Box<Parcel>) -> bool {
-        let Some(line) = self.lines.iter_mut().find(|line| line.core == core) else {
-            self.pool.push(parcel);
-            return false;
-        };
-        match line.to.push(parcel) {
-            Ok(()) => {
-                line.touched = true;
-                true
-            }
-            Err(parcel) => {
-                self.pool.push(parcel);
-                false
+    /// Takes in the parcels that came back.
+    fn collect(&mut self) {
+        let Self { lines, pool, .. } = self;
+        for line in lines {
+            while let Some(parcel) = line.back.pop() {
+                pool.push(parcel);
             }
         }
     }
 
-    fn empty_parcel(&mut self) -> Option<Box<Parcel>> {
-        if self.pool.is_empty() {
-            let Self { lines, pool, .. } = self;
-            for line in lines {
-                while let Some(parcel) = line.back.pop() {
-                    pool.push(parcel);
-                }
-            }
-        }
-        self.pool.pop()
-    }
-}
-
-impl Mail for Mailroom {
-    fn outbound(&mut self, core: u16, policy: u32, read: &[u8]) -> bool {
-        self.close();
-        let Some(mut parcel) = self.empty_parcel() else { return false };
-        parcel.begin(Content::Outbound { policy });
-        let whole = parcel.add(read);
-        if whole {
-            return self.dispatch(core, parcel);
-        }
-        self.pool.push(parcel);
-        false
-    }
-
-    fn inbound(&mut self, core: u16, receive: &Receive, frame: &[u8]) -> bool {
+    /// Adds bytes to the open parcel if they fit in with it, else to a fresh one.
+    fn post(&mut self, core: u16, content: Content, bytes: &[u8]) -> bool {
         if let Some((to, parcel)) = &mut self.open
             && *to == core
-            && matches!(parcel.content, Some(Content::Inbound(first)) if first == *receive)
-            && parcel.add(frame)
+            && parcel.content == Some(content)
+            && parcel.add(bytes)
         {
             return true;
         }
         self.close();
-        // A core that is not there has no line: the frame must not wait in a parcel for it.
-        if !self.lines.iter().any(|line| line.core == core) {
+        // A core that is not there has no line: nothing must wait in a parcel for it.
+        if !self.lines.iter().any(|line| line.core == core) || !self.has_room(1) {
             return false;
         }
-        let Some(mut parcel) = self.empty_parcel() else { return false };
-        parcel.begin(Content::Inbound(*receive));
-        if parcel.add(frame) {
+        let Some(mut parcel) = self.pool.pop() else { return false };
+        parcel.begin(content);
+        if parcel.add(bytes) {
             self.open = Some((core, parcel));
             return true;
         }
         self.pool.push(parcel);
         false
+    }
+}
+
+impl Mail for Mailroom {
+    fn outbound(&mut self, core: u16, policy: u32, read: &[u8]) -> bool {
+        self.post(core, Content::Outbound { policy }, read)
+    }
+
+    fn inbound(&mut self, core: u16, receive: &Receive, frame: &[u8]) -> bool {
+        self.post(core, Content::Inbound(*receive), frame)
     }
 }

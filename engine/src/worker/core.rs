@@ -28,6 +28,8 @@ pub struct Core {
     /// Write buffers.
     pub inbox: Inbox,
     mail: Mailroom,
+    /// A parcel for which there was no more room.
+    unpacking: Option<(usize, Box<Parcel>)>,
     reporter: Reporter,
     desk: Arc<Desk>,
     /// Descriptors.
@@ -71,6 +73,7 @@ impl Core {
             outbox: Outbox::new(limits::SEND_SLOTS.into()),
             inbox: Inbox::new(limits::WRITE_SLOTS.into()),
             mail: plan.mail,
+            unpacking: None,
             reporter: Reporter::new(Arc::clone(&plan.desk)),
             desk: plan.desk,
             files: plan.files,
@@ -127,22 +130,29 @@ impl Core {
 
     /// Says that this core is about to sleep; `false` if there is something to do after all.
     pub fn announce_sleep(&mut self) -> bool {
+        self.desk.starved.store(!self.mail.has_room(limits::PARCELS_PER_READ), Ordering::Relaxed);
         self.desk.sleep.announce();
-        if self.desk.errands.is_empty() && !self.mail.has_mail() {
+        let fed = self.desk.starved.load(Ordering::Relaxed) && self.mail.has_room(limits::PARCELS_PER_READ);
+        if self.desk.errands.is_empty() && !self.mail.has_mail() && !fed {
             self.path.count(Counter::Sleeps, 1);
             return true;
         }
-        self.desk.sleep.end();
+        self.end_sleep();
         false
     }
 
     /// The core is awake again.
     pub fn end_sleep(&self) {
         self.desk.sleep.end();
+        self.desk.starved.store(false, Ordering::Relaxed);
     }
 
     fn errands(&mut self) {
         for _ in 0..limits::ERRANDS_PER_ROUND {
+            // Parked and injected frames are opened here.
+            if !self.can_open(limits::PARCEL_FRAMES) {
+                return;
+            }
             if let Some(spent) = self.unspent.take() {
                 // The admin thread frees before it asks for more, so this passes.
                 self.unspent = self.reporter.spend(spent).err();
@@ -155,7 +165,8 @@ impl Core {
             match errand {
                 Errand::Order(order) => self.obey(order),
                 Errand::Inject(mut parcel) => {
-                    self.unpack(&mut parcel);
+                    // There is room for all of it.
+                    let _ = self.unpack(&mut parcel);
                     self.unspent = self.reporter.spend(Spent::Parcel(parcel)).err();
                 }
             }
@@ -175,19 +186,25 @@ impl Core {
     /// Parcels of other cores, as long as there is room for what comes out of them.
     fn parcels(&mut self) {
         for _ in 0..limits::BUDGET {
-            if !self.can_read() || !self.can_receive(limits::PARCEL_FRAMES) {
+            let Some((line, mut parcel)) = self.unpacking.take().or_else(|| self.mail.take()) else { return };
+            if !self.unpack(&mut parcel) {
+                self.unpacking = Some((line, parcel));
                 return;
             }
-            let Some((line, mut parcel)) = self.mail.take() else { return };
-            self.worked = true;
-            self.unpack(&mut parcel);
             self.mail.give_back(line, parcel);
         }
     }
 
-    fn unpack(&mut self, parcel: &mut Parcel) {
-        let Some(content) = parcel.content() else { return };
-        for frame in parcel.frames() {
+    /// Takes out of a parcel what there is room for; `false` if something is left in it.
+    fn unpack(&mut self, parcel: &mut Parcel) -> bool {
+        let Some(content) = parcel.content() else { return true };
+        loop {
+            let room = if matches!(content, Content::Outbound { .. }) { self.can_seal() } else { self.can_open(1) };
+            if !room {
+                return false;
+            }
+            let Some(frame) = parcel.take() else { return true };
+            self.worked = true;
             match content {
                 Content::Outbound { policy } => self.path.outbound_handed(policy, frame, io!(self)),
                 Content::Inbound(receive) => self.path.inbound_handed(self.now_ms, &receive, frame, io!(self)),
@@ -195,15 +212,23 @@ impl Core {
         }
     }
 
-    /// Whether there is room for what a TUN read can become.
-    #[must_use]
-    pub fn can_read(&self) -> bool {
+    /// Whether there is room for what a TUN read can become, here or on its way to another core.
+    pub fn can_read(&mut self) -> bool {
+        self.can_seal() && self.mail.has_room(limits::PARCELS_PER_READ)
+    }
+
+    /// Whether there is room for what a receive of `frames` datagrams can become, here or on its way to another core.
+    pub fn can_receive(&mut self, frames: usize) -> bool {
+        self.can_open(frames) && self.mail.has_room(limits::PARCELS_PER_READ)
+    }
+
+    /// Whether send buffers are free for one TUN read.
+    fn can_seal(&self) -> bool {
         self.outbox.free_count() >= limits::SEND_SLOTS_PER_READ
     }
 
-    /// Whether there is room for what a receive of `frames` datagrams can become.
-    #[must_use]
-    pub fn can_receive(&self, frames: usize) -> bool {
+    /// Whether write buffers are free for so many frames.
+    fn can_open(&self, frames: usize) -> bool {
         self.inbox.free_count() >= (frames + 2).min(limits::WRITE_SLOTS.into())
     }
 

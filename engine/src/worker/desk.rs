@@ -2,7 +2,7 @@
 //! a lock of the other.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 use crossbeam_queue::ArrayQueue;
 
@@ -61,6 +61,8 @@ pub struct Desk {
     pub parked: AtomicU32,
     /// Whether the core sleeps.
     pub sleep: Sleep,
+    /// Whether it waits for its parcels to come back.
+    pub starved: AtomicBool,
     /// What it sleeps on.
     pub bell: Bell,
     /// What the admin thread sleeps on.
@@ -89,6 +91,7 @@ impl Desk {
             spent: ArrayQueue::new(limits::SPENT),
             parked: AtomicU32::new(0),
             sleep: Sleep::default(),
+            starved: AtomicBool::new(false),
             bell: Bell::new()?,
             admin,
             tally: Arc::default(),
@@ -110,6 +113,14 @@ impl Desk {
         if self.sleep.must_wake() {
             self.bell.ring();
         }
+    }
+
+    /// Whether the core waits for parcels. To be asked after some were given back.
+    #[must_use]
+    pub fn is_starved(&self) -> bool {
+        // Pairs with the fence of `Sleep::announce`: the core looks for parcels after it, we gave some back before.
+        fence(Ordering::SeqCst);
+        self.starved.load(Ordering::Relaxed)
     }
 
     /// Orders carried out so far.

@@ -39,9 +39,8 @@ pub(crate) fn tun(name: &str) -> OwnedFd {
 
 fn set(socket: &Socket, level: i32, name: i32, value: i32) {
     // SAFETY: pointer and length describe `value`.
-    let result = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size_of::<i32>() as libc::socklen_t)
-    };
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size_of::<i32>() as libc::socklen_t) };
     assert_eq!(result, 0, "option {level}/{name}: {}", std::io::Error::last_os_error());
 }
 

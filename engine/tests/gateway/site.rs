@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use penstock_perf::lab::{Host, Namespace, Wire, WireOptions};
+use penstock_perf::load::PingPong;
 use penstock_uapi::request::{
     AttachCore, InstallInbound, InstallOutbound, Key, Limits, Pair, Policy, PolicyBegin, PolicyCommit, PolicyPairs, Start, feature, source,
     suite, switch,
@@ -156,7 +157,8 @@ impl Site {
         }
         for (number, core) in cores.iter_mut().enumerate() {
             let (roles, descriptors) = core.in_order();
-            let attach = AttachCore { core: U16::new(number as u16), cpu: U16::new((number as u16 + side as u16) % 2), roles: U32::new(roles) };
+            let attach =
+                AttachCore { core: U16::new(number as u16), cpu: U16::new((number as u16 + side as u16) % 2), roles: U32::new(roles) };
             client.ask_with(&attach, &[], &descriptors).expect("the core is attached");
         }
         let start = Start {
@@ -195,11 +197,6 @@ impl Site {
         self.client.ask(&PolicyCommit { generation, policies: U32::new(1), pairs: U32::new(2) }).expect("the table is in force");
     }
 
-    /// One counter of all cores.
-    pub(crate) fn counter(&mut self, counter: Counter) -> u64 {
-        self.client.state().counter(counter)
-    }
-
     /// Waits until nothing is in flight, and checks the sums.
     pub(crate) fn settled(&mut self) -> State {
         let mut before = self.client.state();
@@ -231,6 +228,12 @@ impl Pairing {
     pub(crate) fn new(options: &Options) -> Self {
         let namespaces = ["a", "b"].map(|name| Namespace::new(&format!("shell-{name}")).expect("a namespace"));
         let wire = Wire::new(&namespaces[0], &namespaces[1], &options.wire).expect("a wire");
+        // A fresh veth device speaks IPv6 only when its link was noticed, up to a second after it came up.
+        let up = |wire: &Wire| {
+            let echo = PingPong { duration: Duration::from_millis(20), ..PingPong::default() };
+            echo.run(&wire.host_v6(0), &wire.host_v6(1)).is_ok_and(|latency| latency.lost == 0)
+        };
+        assert!(!options.outer_v6 || (0..50).any(|_| up(&wire)), "no IPv6 on the wire");
         let [a, b] = namespaces;
         let sites = [Site::new(0, a, options), Site::new(1, b, options)];
         let mut pairing = Self { sites, wire, options: options.clone(), number: 1 };
@@ -282,6 +285,21 @@ impl Pairing {
             site.client.ask(&request).expect("the outbound half is installed");
         }
         spis
+    }
+
+    /// Everything that was counted, for whoever has to find out what went wrong.
+    pub(crate) fn report(&mut self) -> String {
+        let mut text = String::new();
+        for site in &mut self.sites {
+            let state = site.settled();
+            let counters = Counter::ALL.iter().map(|counter| (counter.name(), state.counter(*counter))).filter(|(_, count)| *count > 0);
+            text += &format!("{:?}\n{:?}\n", counters.collect::<Vec<_>>(), state.drops());
+            for device in ["pen0", "wire0"] {
+                text += &format!("{device}: {:?}\n", site.namespace.device_counters(device).expect("a device"));
+            }
+            text += &site.namespace.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp")).expect("inside").expect("counters");
+        }
+        text
     }
 
     /// The inner host of a side.

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use penstock_perf::load::{Direction, PingPong, Tcp, Udp};
+use penstock_perf::lab::{Offload, WireOptions};
+use penstock_perf::load::{Direction, PingPong, Tcp, Udp, process_seconds};
 use penstock_uapi::Counter;
 
 use super::site::{Options, Pairing};
@@ -15,13 +16,14 @@ fn carries_everything(options: &Options) -> Pairing {
     for v6 in [false, true] {
         let (a, b) = (pair.host(0, v6), pair.host(1, v6));
         let ping = PingPong { duration: Duration::from_millis(100), ..PingPong::default() }.run(&a, &b).expect("an echo");
-        assert_eq!(ping.lost, 0, "{options:?}");
+        assert_eq!(ping.lost, 0, "{options:?}\n{}", pair.report());
         let tcp = Tcp { streams: options.cores * 2, duration: SHORT, check: true, direction: Direction::Both, ..Tcp::default() };
         let tcp = tcp.run(&a, &b).expect("TCP passes");
         assert!(tcp.is_intact(), "{options:?}: {tcp:?}");
-        let udp = Udp { flows: 2, sizes: Udp::every_size(1418, v6), rate: 5000.0, duration: SHORT, direction: Direction::Both, ..Udp::default() };
+        let udp =
+            Udp { flows: 2, sizes: Udp::every_size(1418, v6), rate: 5000.0, duration: SHORT, direction: Direction::Both, ..Udp::default() };
         let udp = udp.run(&a, &b).expect("UDP passes");
-        assert!(udp.total.is_perfect(), "{options:?}: {:?} {:?}", udp.total, pair.sites.each_mut().map(|site| site.client.state().drops()));
+        assert!(udp.total.is_perfect(), "{options:?}: {}\n{}", udp.total, pair.report());
     }
     for site in &mut pair.sites {
         let state = site.settled();
@@ -50,7 +52,86 @@ fn plain_calls_carry_everything() {
     assert_eq!(pair.sites[0].client.state().cores[0].ring, 0);
 }
 
-/// Prints the rate of one TCP stream over the plain wire and through both engines, in turn.
+#[test]
+fn two_cores_carry_everything() {
+    let mut pair = carries_everything(&Options { cores: 2, ..Options::default() });
+    // Each core has its own pair; what was read by one was sealed by it.
+    assert_eq!(pair.sites[0].client.state().sas.len(), 2);
+}
+
+#[test]
+fn two_cores_on_plain_calls_carry_everything() {
+    carries_everything(&Options { cores: 2, without: "ring", ..Options::default() });
+}
+
+#[test]
+fn cores_without_an_sa_of_their_own_hand_over_and_keep_the_order() {
+    for without in ["", "ring"] {
+        let mut pair = carries_everything(&Options { cores: 2, single_sa: true, without, ..Options::default() });
+        let state = pair.sites[0].client.state();
+        assert_eq!(state.counter(Counter::OutboundHandoffOut), state.counter(Counter::OutboundHandoffIn));
+        assert!(state.counter(Counter::OutboundHandoffOut) > 0, "no flow came to the second core: {state:?}");
+    }
+}
+
+#[test]
+fn each_feature_can_be_missing() {
+    for without in ["gso", "gro", "uso", "read-multishot", "gso,gro,ring"] {
+        carries_everything(&Options { cores: 2, without, ..Options::default() });
+    }
+}
+
+#[test]
+fn the_outer_packets_can_be_ipv6() {
+    for without in ["", "ring"] {
+        carries_everything(&Options { outer_v6: true, without, ..Options::default() });
+    }
+}
+
+/// The sender's kernel cuts and the receiver's merges again; all SAs share a port, so a buffer can hold frames of several.
+#[test]
+fn buffers_of_several_sas_are_sorted() {
+    let wire = WireOptions { offload: Offload::Gro, ..WireOptions::default() };
+    let mut pair = carries_everything(&Options { cores: 2, shared_port: true, wire, ..Options::default() });
+    for site in &mut pair.sites {
+        let state = site.client.state();
+        assert_eq!(state.counter(Counter::InboundHandoffOut), state.counter(Counter::InboundHandoffIn));
+    }
+}
+
+#[test]
+fn a_jailed_engine_carries_everything() {
+    for without in ["", "ring"] {
+        let pair = carries_everything(&Options { cores: 2, sandbox: true, poll_us: 50, without, ..Options::default() });
+        jail_is_closed(pair.sites[0].engine.pid());
+    }
+}
+
+/// What the kernel says of the process: no right, no privilege to gain, filters on every thread, nobody's user, an empty root.
+fn jail_is_closed(pid: u32) {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("threads");
+    let mut count = 0;
+    for thread in threads {
+        let status = std::fs::read_to_string(thread.expect("a thread").path().join("status")).expect("its status");
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("the field");
+            line.trim_start_matches(':').split_whitespace().next().expect("a value").to_owned()
+        };
+        for capabilities in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            assert_eq!(u64::from_str_radix(&field(capabilities), 16), Ok(0), "{capabilities}");
+        }
+        assert_eq!((field("NoNewPrivs"), field("Seccomp"), field("Uid")), ("1".into(), "2".into(), "65534".into()));
+        assert_eq!(field("Seccomp_filters"), "2", "{}", field("Name"));
+        count += 1;
+    }
+    assert_eq!(count, 3, "main and two cores");
+    let root = std::fs::read_dir(format!("/proc/{pid}/root")).expect("we are root");
+    assert_eq!(root.count(), 0, "the root is empty");
+    let ours = std::fs::read_link("/proc/self/ns/net").expect("a link");
+    assert_ne!(std::fs::read_link(format!("/proc/{pid}/ns/net")).expect("a link"), ours);
+}
+
+/// Prints the rate of one TCP stream over the plain wire and through both engines, in turn, and what it cost the engines.
 #[test]
 #[ignore = "a measurement, to be run alone and built with --release"]
 fn speed() {
@@ -58,26 +139,24 @@ fn speed() {
         let mut pair = Pairing::new(&Options { without, ..Options::default() });
         let plan = Tcp { duration: Duration::from_secs(3), ..Tcp::default() };
         for _ in 0..3 {
-            let wire = plan.run(&pair.wire.host_v4(0), &pair.wire.host_v4(1)).expect("the wire carries");
-            let tunnel = plan.run(&pair.host(0, false), &pair.host(1, false)).expect("the tunnel carries");
-            let (wire, tunnel, again) = (wire.gigabits(), tunnel.gigabits(), tunnel.retransmits());
-            println!("{name}: wire {wire:.2} Gbit/s, tunnel {tunnel:.2} Gbit/s ({:.2} of it), {again} retransmits", tunnel / wire);
+            let wire = plan.run(&pair.wire.host_v4(0), &pair.wire.host_v4(1)).expect("the wire carries").gigabits();
+            let seconds = |pair: &Pairing| pair.sites.each_ref().map(|site| process_seconds(site.engine.pid()).expect("it lives"));
+            let before = seconds(&pair);
+            let outcome = plan.run(&pair.host(0, false), &pair.host(1, false)).expect("the tunnel carries");
+            let after = seconds(&pair);
+            let cost = [0, 1].map(|side| (after[side] - before[side]) * 1e9 / outcome.bytes() as f64);
+            let (tunnel, again) = (outcome.gigabits(), outcome.retransmits());
+            println!(
+                "{name}: wire {wire:.2} Gbit/s, tunnel {tunnel:.2} Gbit/s ({:.2} of it), {again} retransmits, {:.2} and {:.2} s/GB",
+                tunnel / wire,
+                cost[0],
+                cost[1]
+            );
         }
         for site in &mut pair.sites {
             let state = site.settled();
-            let of = |counter| state.counter(counter);
-            println!(
-                "{name}: {} reads, {} sends, {} sealed; {} receives, {} opened, {} writes; {} shortages, {} sleeps; drops {:?}",
-                of(Counter::TunReads),
-                of(Counter::UdpSends),
-                of(Counter::SealedPackets),
-                of(Counter::UdpReceives),
-                of(Counter::OpenedPackets),
-                of(Counter::TunWrites),
-                of(Counter::BufferShortages),
-                of(Counter::Sleeps),
-                state.drops()
-            );
+            let counters = Counter::ALL.iter().map(|counter| (counter.name(), state.counter(*counter))).filter(|(_, count)| *count > 0);
+            println!("{name}: {:?}, drops {:?}", counters.collect::<Vec<_>>(), state.drops());
         }
     }
 }
