@@ -9,6 +9,7 @@
 //! against loom's atomics.
 
 #[cfg(test)]
+#[allow(clippy::duplicate_mod, clippy::unsafe_removed_from_name, reason = "the same files a second time, against loom's parts")]
 mod loomed;
 pub mod mail;
 pub mod queue;
