@@ -1,14 +1,14 @@
 //! `penstock-engine`: takes its socket, locks itself in, and serves control. Packets start to move when control has handed over
 //! descriptors and said so.
 
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use penstock_engine::admin::{Admin, Options};
 use penstock_engine::sandbox::{self, Jail};
-use penstock_engine::sys::uring;
+use penstock_engine::sys::{self, uring};
 use penstock_uapi::request::feature;
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -92,23 +92,10 @@ fn listen(arguments: &Arguments) -> std::io::Result<OwnedFd> {
             socket.listen(i32::from(u8::MAX))?;
             socket
         }
-        (None, Some(fd)) => inherited(fd)?,
+        (None, Some(fd)) => Socket::from(sys::socket::inherited_listener(fd)?),
         (None, None) => return Err(std::io::ErrorKind::InvalidInput.into()),
     };
     socket.set_cloexec(true)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
-}
-
-/// A descriptor that the command line names.
-#[allow(unsafe_code, reason = "whether an inherited number is ours to own is known only here, before anything else was opened")]
-fn inherited(fd: RawFd) -> std::io::Result<Socket> {
-    if fd <= 2 {
-        return Err(std::io::ErrorKind::InvalidInput.into());
-    }
-    // SAFETY: this runs first of all, so no other part of the process has opened or owns this number; a number that is not open
-    // fails the checks below.
-    let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(fd) });
-    let listens = socket.r#type()? == Type::SEQPACKET && socket.is_listener()?;
-    if listens { Ok(socket) } else { Err(std::io::ErrorKind::InvalidInput.into()) }
 }
