@@ -91,7 +91,14 @@ impl Path {
         }
         let table = &self.policies.table;
         let cell = table.place(pair.policy).and_then(|at| table.policies.get(at)?.lasting.cells.get(usize::from(self.config.core)));
-        let opened = open_frame(pair, &mut self.merge, table, receive, frame, io)?;
+        let opened = match open_frame(pair, &mut self.merge, table, receive, frame, io) {
+            Ok(opened) => opened,
+            Err(reason) => {
+                // Forgeries use a key up, too, and its time may be over.
+                self.tell_inbound_limit(spi, io);
+                return Err(reason);
+            }
+        };
         self.now.add(Counter::OpenedPackets, 1);
         self.now.add(Counter::OpenedBytes, opened.bytes as u64);
         if let Some(cell) = cell {
@@ -104,14 +111,18 @@ impl Path {
         Ok(())
     }
 
+    fn tell_inbound_limit(&mut self, spi: u32, io: &mut Io<'_>) {
+        let inbound = self.pairs.get_mut(spi).and_then(|pair| pair.inbound.as_mut());
+        if let Some(hard) = inbound.and_then(super::Inbound::limit) {
+            self.tell(Event::Limit { spi, hard, outbound: false }, io);
+        }
+    }
+
     /// The peer was heard on a pair: a waiting outbound SA takes over, a moved endpoint is followed or reported, limits are told.
     fn heard(&mut self, now_ms: u64, spi: u32, receive: &Receive, newest: bool, io: &mut Io<'_>) {
+        self.tell_inbound_limit(spi, io);
         let Some(pair) = self.pairs.get_mut(spi) else { return };
-        let mut told = None;
-        if let Some(hard) = pair.inbound.as_mut().and_then(super::Inbound::limit) {
-            told = Some(Event::Limit { spi, hard, outbound: false });
-        }
-        let mut activate = false;
+        let (mut told, mut activate) = (None, false);
         if let Some(outbound) = pair.outbound.as_deref_mut() {
             activate = outbound.waits && pair.ends_ms.is_none();
             if newest && outbound.remote != receive.from {
@@ -120,7 +131,7 @@ impl Path {
                     outbound.remote = receive.from;
                 } else if outbound.remote.ip() != receive.from.ip() && now_ms >= self.moved_ms {
                     self.moved_ms = now_ms.saturating_add(EVENT_MS);
-                    told = told.or(Some(Event::PeerMoved { spi, from: receive.from }));
+                    told = Some(Event::PeerMoved { spi, from: receive.from });
                 }
             }
         }

@@ -17,6 +17,8 @@ use crate::tally::Tally;
 use crate::tun::model::{Flow, cut_write};
 use crate::tun::vnet::HEADER_BYTES_MAX;
 
+mod edges;
+
 const PEER: u32 = 7;
 
 /// Keeps what the shell would carry.
