@@ -41,7 +41,7 @@ pub struct Udp {
     pub direction: Direction,
     /// What the content is made from.
     pub seed: u64,
-    /// How long the receiver waits for stragglers after the last send.
+    /// How long nothing may come after the last send before what is missing counts as lost. Costs time only then.
     pub linger: Duration,
 }
 
@@ -57,7 +57,7 @@ impl Default for Udp {
             merge: false,
             direction: Direction::Forward,
             seed: 1,
-            linger: Duration::from_millis(300),
+            linger: Duration::from_secs(1),
         }
     }
 }
