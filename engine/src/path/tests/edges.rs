@@ -56,11 +56,18 @@ fn one_batch_may_go_to_several_peers() {
     to_nested[12 + 18] = 9;
     assert_eq!(left.send(&[to_peer.clone(), to_nested.clone(), to_peer]).len(), 1);
     assert_eq!((left.dropped(Drop::NoSa), left.counter(Counter::SealedPackets)), (1, 2));
-    // A table that changes within a batch is asked at once.
-    left.with(|path, now, io| path.outbound(now, &mut to_nested, io));
-    left.apply(Order::Policies(Box::new(Policies::new(Arc::new(PolicyTable::new(2, Vec::new()))))));
+    // A table that changes within a batch is asked at once: without the nested peer the packet goes to the other one.
+    left.with(|path, now, io| path.outbound(now, &mut to_nested.clone(), io));
+    let net = |site: u8| (IpAddr::from([10, site, 0, 0]), 16);
+    let prefix = |(ip, length)| Prefix::new(ip, length).expect("a length");
+    let only = |id| Policy { id, name: "only".into(), pairs: vec![(prefix(net(1)), prefix(net(2)))], lasting: Arc::new(Lasting::new(2)) };
+    let table = PolicyTable::new(2, vec![(only(PEER), vec![net(2)]), (only(PEER + 1), Vec::new())]);
+    left.apply(Order::Policies(Box::new(Policies::new(Arc::new(table)))));
+    assert_eq!(left.send(&[to_nested.clone()]).len(), 1);
+    left.with(|path, now, io| path.outbound(now, &mut to_nested.clone(), io));
+    left.apply(Order::Policies(Box::new(Policies::new(super::table(1, 2)))));
     left.send(&[to_nested]);
-    assert_eq!((left.dropped(Drop::NoSa), left.dropped(Drop::NoRoute)), (2, 1));
+    assert_eq!(left.dropped(Drop::NoSa), 3);
 }
 
 #[test]
