@@ -10,6 +10,10 @@ pub const SEND_SLOTS: u16 = 48;
 /// make eleven runs of 128, and the runs before and behind them.
 pub const SEND_SLOTS_PER_READ: usize = 16;
 
+/// A TUN read from this size on is a send of its own: joined to the next one it would end in the middle of the peer's receive, and
+/// the peer would write two super-packets for each of ours.
+pub const WHOLE_READ_BYTES: usize = 32 * 1024;
+
 /// Parts of sends in flight: where the kernel cannot cut, every frame of a run is a send of its own, and a run has 128.
 pub const SEND_PARTS: u16 = 256;
 

@@ -39,6 +39,7 @@ pub struct Shell {
     buffer: Box<[u8]>,
     lanes: [Lane; File::UDP.len()],
     pace: Pace,
+    worked: bool,
     failed: bool,
 }
 
@@ -53,6 +54,7 @@ impl Shell {
             lanes: File::UDP.map(lane),
             pace: Pace::new(core.poll, Instant::now()),
             core,
+            worked: false,
             failed: false,
         }
     }
@@ -60,16 +62,20 @@ impl Shell {
     /// Moves packets for ever.
     pub fn run(mut self) {
         queue::drop_stale(&mut self.core);
-        let mut worked = false;
         loop {
-            let ready = self.wait(worked);
-            self.core.begin();
-            self.serve(ready);
-            worked = self.core.finish();
-            self.dispatch();
-            if std::mem::take(&mut self.failed) {
-                std::thread::sleep(ERROR_PAUSE);
-            }
+            self.round();
+        }
+    }
+
+    /// One round: what is there is moved, and if that was nothing, the thread sleeps until there is something or time has passed.
+    pub fn round(&mut self) {
+        let ready = self.wait(self.worked);
+        self.core.begin();
+        self.serve(ready);
+        self.worked = self.core.finish();
+        self.dispatch();
+        if std::mem::take(&mut self.failed) {
+            std::thread::sleep(ERROR_PAUSE);
         }
     }
 

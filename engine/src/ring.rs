@@ -110,16 +110,21 @@ impl Shell {
     pub fn run(mut self) {
         queue::drop_stale(&mut self.core);
         loop {
-            self.core.begin();
-            self.reap();
-            self.serve();
-            let worked = self.core.finish();
-            self.dispatch();
-            self.rearm();
-            if self.wait(worked).is_err() {
-                // The ring cannot be entered for a moment (no memory): packets wait in their queues.
-                std::thread::sleep(ERROR_PAUSE);
-            }
+            self.round();
+        }
+    }
+
+    /// One round: what is there is moved, and if that was nothing, the thread sleeps until there is something or time has passed.
+    pub fn round(&mut self) {
+        self.core.begin();
+        self.reap();
+        self.serve();
+        let worked = self.core.finish();
+        self.dispatch();
+        self.rearm();
+        if self.wait(worked).is_err() {
+            // The ring cannot be entered for a moment (no memory): packets wait in their queues.
+            std::thread::sleep(ERROR_PAUSE);
         }
     }
 

@@ -236,6 +236,9 @@ impl Core {
     pub fn read(&mut self, read: &mut [u8]) {
         self.worked = true;
         self.path.outbound(self.now_ms, read, io!(self));
+        if read.len() >= limits::WHOLE_READ_BYTES {
+            self.outbox.close();
+        }
     }
 
     /// A UDP receive through one of the four sockets.
