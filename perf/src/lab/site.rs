@@ -3,7 +3,6 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -77,8 +76,8 @@ impl Site {
     pub fn start(&mut self) -> Result<()> {
         let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
         let mut command = self.daemon_command()?;
-        // A process group of its own: Ctrl-C is for us, and we stop the daemon.
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        sys::own_session(&mut command); // Ctrl-C is for us, and we stop the daemon
         let child = command.spawn().context("penstockd cannot be started")?;
         note_process(child.id())?;
         self.children.push(child);
