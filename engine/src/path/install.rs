@@ -33,7 +33,8 @@ impl Path {
             }
             if let Some(outbound) = &mut pair.outbound {
                 outbound.expired |= now_ms.saturating_sub(outbound.installed_ms) >= outbound.sealer.hard_ms();
-                if outbound.waits && outbound.switch_at_ms.is_some_and(|at| now_ms >= at) {
+                // One that was retired while it waited has had its turn.
+                if outbound.waits && pair.ends_ms.is_none() && outbound.switch_at_ms.is_some_and(|at| now_ms >= at) {
                     switched = switched.or(Some(pair.spi));
                 }
             }

@@ -545,6 +545,21 @@ fn a_waiting_key_takes_over_when_the_old_pair_is_retired_or_its_time_comes() {
 }
 
 #[test]
+fn a_key_that_is_retired_while_it_waits_never_takes_over() {
+    let (_, mut right) = pair();
+    let theirs = spi(0, 101);
+    right.apply(Order::InstallInbound(inbound(theirs, 3, Limits::default())));
+    let waiting = outbound(7777, theirs, 4, |request| {
+        request.switch = switch::ON_INBOUND;
+        request.switch_ms = U32::new(1000);
+    });
+    right.apply(Order::InstallOutbound { spi: theirs, outbound: waiting });
+    right.apply(Order::Retire { spi: theirs, drain_ms: 5000 });
+    right.tick(1001);
+    assert!(right.told.events.is_empty());
+}
+
+#[test]
 fn packets_for_an_announced_spi_wait_for_its_key() {
     let (mut left, mut right) = pair();
     let runs: Vec<_> = (0..70).flat_map(|_| left.send(&[Flow::new(false, true).plain(&[1; 900])])).collect();
