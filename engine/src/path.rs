@@ -207,6 +207,8 @@ pub struct Path {
     /// The policy of the last packet and its destination: most packets of a batch go one way.
     last_route: Option<(IpAddr, usize)>,
     unknown_spi_ms: u64,
+    /// A path MTU was told since the last tick.
+    path_mtu_told: bool,
     moved_ms: u64,
     /// What found no room on its way out.
     leaving: Option<Remains>,
@@ -228,6 +230,7 @@ impl Path {
             tally,
             last_route: None,
             unknown_spi_ms: 0,
+            path_mtu_told: false,
             moved_ms: 0,
             leaving: None,
         }
@@ -254,7 +257,8 @@ impl Path {
             _ => Drop::SendFailed,
         };
         self.now.drop(reason, packets);
-        if let (Drop::SendTooBig, Some(envelope)) = (reason, slot.envelope) {
+        if let (Drop::SendTooBig, Some(envelope), false) = (reason, slot.envelope, self.path_mtu_told) {
+            self.path_mtu_told = true;
             let refused = u16::try_from(slot.segment).unwrap_or(u16::MAX);
             self.tell(Event::PathMtu { spi: envelope.spi, refused }, io);
         }
@@ -331,7 +335,7 @@ impl Inbound {
 
 impl Outbound {
     fn limit(&mut self) -> Option<bool> {
-        limit_reached(self.sealer.soft(), self.sealer.exhausted() || self.expired, &mut self.reported)
+        limit_reached(self.sealer.soft() || self.aged, self.sealer.exhausted() || self.expired, &mut self.reported)
     }
 }
 

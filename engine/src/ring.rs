@@ -116,8 +116,9 @@ impl Shell {
 
     /// One round: what is there is moved, and if that was nothing, the thread sleeps until there is something or time has passed.
     pub fn round(&mut self) {
-        self.core.begin();
+        // Buffers that come back first make room for the errands of this round.
         self.reap();
+        self.core.begin();
         self.serve();
         let worked = self.core.finish();
         self.dispatch();

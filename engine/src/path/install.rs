@@ -1,5 +1,7 @@
 //! What the admin thread orders, carried out between batches; and what time brings.
 
+use std::sync::atomic::Ordering;
+
 use penstock_uapi::Drop;
 use penstock_uapi::reply::phase;
 
@@ -23,8 +25,8 @@ impl Path {
         if let Some(leaving) = self.leaving.take() {
             self.leaving = io.events.remains(leaving);
         }
-        let mut ended = None;
-        let mut switched = None;
+        let (mut ended, mut switched, mut told) = (None, None, None);
+        self.path_mtu_told = false;
         for pair in self.pairs.iter_mut() {
             let expired = pair.parking.as_mut().map_or(0, |parking| parking.expire(now_ms));
             self.now.drop(Drop::Parked, expired as u64);
@@ -32,7 +34,13 @@ impl Path {
                 inbound.expired |= now_ms.saturating_sub(inbound.installed_ms) >= inbound.opener.hard_ms();
             }
             if let Some(outbound) = &mut pair.outbound {
-                outbound.expired |= now_ms.saturating_sub(outbound.installed_ms) >= outbound.sealer.hard_ms();
+                let age_ms = now_ms.saturating_sub(outbound.installed_ms);
+                outbound.aged |= age_ms >= soft_ms(outbound.sealer.hard_ms(), pair.spi);
+                outbound.expired |= age_ms >= outbound.sealer.hard_ms();
+                // Time passes also where no packet does.
+                if told.is_none() && pair.shared.phase.load(Ordering::Relaxed) == phase::ACTIVE {
+                    told = outbound.limit().map(|hard| Event::Limit { spi: pair.spi, hard, outbound: true });
+                }
                 // One that was retired while it waited has had its turn.
                 if outbound.waits && pair.ends_ms.is_none() && outbound.switch_at_ms.is_some_and(|at| now_ms >= at) {
                     switched = switched.or(Some(pair.spi));
@@ -46,6 +54,9 @@ impl Path {
         if let Some(spi) = switched {
             self.activate(now_ms, spi);
             self.tell(Event::OutboundActive { spi }, io);
+        }
+        if let Some(event) = told {
+            self.tell(event, io);
         }
         if let (Some(spi), None) = (ended, &self.leaving) {
             self.remove(spi, io);
@@ -82,7 +93,7 @@ impl Path {
         let Some(pair) = self.pairs.get_mut(spi) else { return self.leave(Remains::Outbound(outbound), io) };
         let (waits, policy) = (outbound.waits, pair.policy);
         // A pair that was heard before its outbound half came has nothing to wait for.
-        let heard = pair.shared.inbound_packets.load(std::sync::atomic::Ordering::Relaxed) > 0;
+        let heard = pair.shared.inbound_packets.load(Ordering::Relaxed) > 0;
         let old = pair.outbound.replace(outbound);
         pair.enter(phase::WAITING);
         if let Some(old) = old {
@@ -168,4 +179,11 @@ impl Path {
             self.leaving = Some(refused);
         }
     }
+}
+
+/// When a new key is wanted: after six sevenths of the old one's life (an hour of seventy minutes), less up to a tenth of that by
+/// the SPI, so that the two sides do not ask at the same moment.
+fn soft_ms(hard_ms: u64, spi: u32) -> u64 {
+    let soft = hard_ms / 7 * 6;
+    soft - (soft / 10).saturating_mul(u64::from((spi >> 10) & 0xff)) / 256
 }

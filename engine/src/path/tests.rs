@@ -708,3 +708,33 @@ fn buffers_that_run_out_cost_packets_and_nothing_else() {
     left.assert_sums();
     right.assert_sums();
 }
+
+#[test]
+fn a_new_key_is_asked_for_before_the_old_ones_time_is_up() {
+    let (mut left, mut right) = (Core::new(0, &table(1, 2)), Core::new(0, &table(2, 1)));
+    join(&mut left, &mut right, 0, Limits { hard_ms: U64::new(70_000), ..Limits::default() });
+    left.tick(53_000);
+    assert!(left.told.events.is_empty(), "a tenth before six sevenths is the earliest");
+    left.tick(60_001);
+    left.tick(60_101);
+    assert_eq!(left.told.events, [Event::Limit { spi: spi(0, 0), hard: false, outbound: true }], "without a packet, and once");
+    assert_eq!(left.send(&[Flow::new(false, false).plain(b"still good")]).len(), 1);
+}
+
+#[test]
+fn a_path_mtu_is_told_once_a_tick() {
+    let (mut left, _) = pair();
+    for now in [100, 200] {
+        for _ in 0..5 {
+            left.with(|path, now, io| {
+                path.outbound(now, &mut Flow::new(false, false).plain(b"x"), io);
+                path.finish(io);
+            });
+            let slot = left.outbox.take_ready().expect("a run");
+            left.with(|path, _, io| path.sent(&slot, Some(libc::EMSGSIZE), io));
+            left.outbox.give_back(slot);
+        }
+        left.tick(now);
+    }
+    assert_eq!((left.told.events.len(), left.dropped(Drop::SendTooBig)), (2, 10));
+}

@@ -85,6 +85,8 @@ pub struct Outbound {
     pub per_core: bool,
     /// When it was installed.
     pub installed_ms: u64,
+    /// Its key nears its time.
+    pub aged: bool,
     /// Its key is past its time.
     pub expired: bool,
     /// A soft or hard limit was reported.
@@ -108,6 +110,7 @@ impl Outbound {
             fallback: request.fallback == 1,
             per_core: request.per_core == 1,
             installed_ms: now_ms,
+            aged: false,
             expired: false,
             reported: [false; 2],
         })
