@@ -31,6 +31,8 @@ pub(crate) struct Peer {
     pub(crate) initial_contact: bool,
     pub(crate) retry_at: Option<u64>,
     pub(crate) pause: u64,
+    /// A new IKE SA is wanted beside the one that serves.
+    pub(crate) replacing: bool,
     pub(crate) last_error: Option<String>,
     /// What the daemon was told last.
     pub(crate) up: bool,
@@ -39,7 +41,7 @@ pub(crate) struct Peer {
 impl Peer {
     pub(crate) fn new(config: Arc<PeerConfig>, config_of_site: &Config) -> Self {
         let pause = config_of_site.retry_first_ms;
-        Self { config, closed: false, initial_contact: true, retry_at: None, pause, last_error: None, up: false }
+        Self { config, closed: false, initial_contact: true, retry_at: None, pause, replacing: false, last_error: None, up: false }
     }
 }
 

@@ -135,6 +135,12 @@ impl Ike {
         self.start(now, peer, host);
     }
 
+    /// Whether a peer was closed by [`Ike::close`] and not begun again since.
+    #[must_use]
+    pub fn is_closed(&self, peer: PeerId) -> bool {
+        self.cx.peers.get(&peer).is_some_and(|state| state.closed)
+    }
+
     /// One more child for this core (RFC 9611).
     ///
     /// # Errors

@@ -36,6 +36,10 @@ impl Ike {
             Some(mut sa) => {
                 sa.initial_contact = initial_contact;
                 self.sas.insert(spi, sa);
+                let serves = self.of(peer).any(|spi| self.sas.get(&spi).is_some_and(|sa| matches!(sa.stage, Stage::Established)));
+                if let Some(state) = self.cx.peers.get_mut(&peer) {
+                    state.replacing = serves;
+                }
             }
         }
     }
@@ -130,19 +134,31 @@ impl Ike {
         if self.of(peer).any(|spi| self.sas.get(&spi).is_some_and(alive)) {
             // Another one serves, or will: no failure of the peer's.
             let text = fault.map(|fault| format!("one of two IKE SAs is gone: {}", fault.told(&self.cx.name(peer))));
-            return text.into_iter().for_each(|text| self.cx.event(peer, Level::Info, text));
+            text.into_iter().for_each(|text| self.cx.event(peer, Level::Info, text));
+            // The one that serves was to be replaced, because its children are used up or gone: that is still so.
+            let starting = self.of(peer).any(|spi| self.sas.get(&spi).is_some_and(IkeSa::starting));
+            if !starting && self.cx.peers.get(&peer).is_some_and(|state| state.replacing) {
+                self.plan_retry(now, peer);
+            }
+            return;
         }
         let text = fault.as_ref().map(|fault| self.cx.fault(peer, fault));
+        self.plan_retry(now, peer);
+        let Some(state) = self.cx.peers.get_mut(&peer) else { return };
+        if std::mem::take(&mut state.up) || text.is_some() {
+            let reason = text.unwrap_or_else(|| format!("{} has no connection left", state.config.name));
+            self.cx.outputs.push_back(Output::Down { peer, reason });
+        }
+    }
+
+    /// The next try, after a pause that grows.
+    fn plan_retry(&mut self, now: u64, peer: PeerId) {
         let (last_ms, spread) = (self.cx.config.retry_last_ms, &mut self.cx.jitter);
         let Some(state) = self.cx.peers.get_mut(&peer) else { return };
         // Without an endpoint there is nobody to call: it has to come.
         if state.config.start && state.config.endpoint.is_some() && !state.closed && state.retry_at.is_none() {
             state.retry_at = Some(now.saturating_add(spread.spread(state.pause)));
             state.pause = state.pause.saturating_mul(2).min(last_ms);
-        }
-        if std::mem::take(&mut state.up) || text.is_some() {
-            let reason = text.unwrap_or_else(|| format!("{} has no connection left", state.config.name));
-            self.cx.outputs.push_back(Output::Down { peer, reason });
         }
     }
 
@@ -248,13 +264,17 @@ impl Ike {
         let Some(sa) = self.sas.get_mut(&spi) else { return };
         let Some(child) = sa.children.get_mut(&id).filter(|child| child.step == Step::Activating) else { return };
         (child.step, child.deadline) = (Step::Up, None);
-        let (peer, selectors) = (child.peer, child.selectors.clone());
-        self.cx.outputs.push_back(Output::Up { peer, child: id, inbound_spi: child.spi, selectors, fallback: child.fallback });
+        let (peer, selectors, fallback) = (child.peer, child.selectors.clone(), child.fallback);
+        self.cx.outputs.push_back(Output::Up { peer, child: id, inbound_spi: child.spi, selectors, fallback });
         sa.confirmed |= sa.initiator;
         sa.deadline = None;
         let pause = self.cx.config.retry_first_ms;
         if let Some(state) = self.cx.peers.get_mut(&peer) {
-            (state.up, state.pause, state.retry_at, state.last_error) = (true, pause, None, None);
+            state.up = true;
+            // One more child of an IKE SA that is to be replaced replaces nothing.
+            if fallback || !state.replacing {
+                (state.replacing, state.pause, state.retry_at, state.last_error) = (false, pause, None, None);
+            }
         }
         self.after(now, spi);
     }

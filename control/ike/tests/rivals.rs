@@ -200,3 +200,18 @@ fn a_changed_configuration_is_negotiated_anew() {
     world.with_ike(WEST, |now, ike| ike.remove_peer(now, PEER));
     assert!(world.sites[WEST].ike.snapshot(world.now).is_empty());
 }
+
+/// The children of the one that serves are used up: without the new one the tunnel is dead, so it must be tried until it stands.
+#[test]
+fn a_replacement_that_nobody_answers_is_tried_again() {
+    let mut world = World::new(5);
+    world.initiate(WEST, true);
+    world.until(100, "up", World::both_up);
+    let before = world.ike_sas(WEST)[0].local_spi;
+    world.wire = Wire { loss_percent: 100, ..Wire::default() };
+    world.initiate(WEST, false);
+    world.run(100_000);
+    assert!(world.both_up(), "the old one was not given up");
+    world.wire = Wire { delay_ms: 5, ..Wire::default() };
+    world.until(130_000, "replaced", |world| one_each(world) && world.ike_sas(WEST)[0].local_spi != before);
+}

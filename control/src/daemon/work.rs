@@ -259,7 +259,9 @@ impl Work {
             self.endpoints.insert(id, endpoint);
             // An adopted engine still holds SAs that the peer must not drop at once.
             let first_contact = !self.inherited.contains_key(&id);
-            self.ike.initiate(now, id, first_contact, &mut self.source);
+            if !self.ike.is_closed(id) {
+                self.ike.initiate(now, id, first_contact, &mut self.source);
+            }
         }
     }
 
@@ -329,6 +331,10 @@ impl Work {
     async fn end(mut self) -> Result<(), Stop> {
         log::info("ending", &[("peers", &self.ids.len())]);
         self.ending = true;
+        // An engine that is only being started has nothing to say to the peers.
+        if let Some(restart) = self.restart.take() {
+            restart.task.abort();
+        }
         let now = self.now();
         for id in self.ids.clone() {
             self.ike.close(now, id);

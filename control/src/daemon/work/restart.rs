@@ -131,8 +131,11 @@ impl Work {
         self.source.spis.clear();
         self.inherited.clear();
         let now = self.now();
+        // What was closed by order stays closed.
         for id in self.ids.clone() {
-            self.ike.initiate(now, id, true, &mut self.source);
+            if !self.ike.is_closed(id) {
+                self.ike.initiate(now, id, true, &mut self.source);
+            }
         }
     }
 }
