@@ -14,6 +14,11 @@ pub trait Host {
     fn random(&mut self, bytes: &mut [u8]);
     /// A fresh inbound SPI over 255; `core` as asked by [`crate::Ike::create_child`], `None`: any core. 0: none to give.
     fn allocate_spi(&mut self, peer: PeerId, core: Option<u16>) -> u32;
+    /// As [`Host::allocate_spi`] for one more child that the peer asks for (RFC 9611): its core is ours to choose, while
+    /// the first child of an IKE SA has to stand where its predecessor stood, so that it can take over from it.
+    fn allocate_further_spi(&mut self, peer: PeerId) -> u32 {
+        self.allocate_spi(peer, None)
+    }
 }
 
 /// Names one pair of ESP SAs, from its first step to its last.

@@ -23,6 +23,20 @@ impl Source {
         Self { random: SystemRandom::new(), generation, cores: cores.clamp(1, 256), spis: HashMap::new() }
     }
 
+    fn first_core(&self, peer: PeerId) -> u16 {
+        (peer.0 % u32::from(self.cores)) as u16
+    }
+
+    fn fresh(&mut self, core: u16) -> u32 {
+        let Ok(core) = u8::try_from(core) else { return 0 };
+        loop {
+            match Spi::compose(self.word(), self.generation, core) {
+                Some(spi) if !self.spis.contains_key(&spi.value()) => return spi.value(),
+                _ => (),
+            }
+        }
+    }
+
     fn word(&mut self) -> u32 {
         let mut bytes = [0; 4];
         self.random(&mut bytes);
@@ -39,20 +53,19 @@ impl Host for Source {
         }
     }
 
-    /// The core is ours to choose where we answer: the one with the fewest SAs of this peer, so that its SAs spread
-    /// over the cores as its own do; the first one goes by the peer's number, so that peers spread too.
+    /// The first child of a peer belongs to a core by the peer's number, so that peers spread over the cores, and its
+    /// successors stand on the same one.
     fn allocate_spi(&mut self, peer: PeerId, core: Option<u16>) -> u32 {
-        let first = (peer.0 % u32::from(self.cores)) as u16;
-        let owned = |core: u16| self.spis.iter().filter(|(spi, owner)| **owner == peer && spi.to_le_bytes()[0] == core as u8).count();
-        let from_first = (first..self.cores).chain(0..first);
-        let chosen = core.filter(|core| *core < self.cores).or_else(|| from_first.min_by_key(|core| owned(*core)));
-        let Ok(core) = u8::try_from(chosen.unwrap_or(first)) else { return 0 };
-        loop {
-            match Spi::compose(self.word(), self.generation, core) {
-                Some(spi) if !self.spis.contains_key(&spi.value()) => return spi.value(),
-                _ => (),
-            }
-        }
+        let core = core.filter(|core| *core < self.cores).unwrap_or_else(|| self.first_core(peer));
+        self.fresh(core)
+    }
+
+    /// One more goes to the core with the fewest SAs of this peer, so that its SAs spread over our cores as over its own.
+    fn allocate_further_spi(&mut self, peer: PeerId) -> u32 {
+        let first = self.first_core(peer);
+        let owned = |core: u16| self.spis.iter().filter(|(spi, owner)| **owner == peer && u16::from(spi.to_le_bytes()[0]) == core).count();
+        let chosen = (first..self.cores).chain(0..first).min_by_key(|core| owned(*core));
+        self.fresh(chosen.unwrap_or(first))
     }
 }
 
@@ -71,13 +84,20 @@ mod tests {
     }
 
     #[test]
-    fn the_sas_of_a_peer_spread_over_the_cores() {
+    fn first_children_stay_on_their_core_and_further_ones_spread() {
         let mut source = super::Source::new(0, 3);
-        let mut cores = Vec::new();
-        for _ in 0..6 {
-            let spi = source.allocate_spi(PeerId(1), None);
+        let core = |source: &mut super::Source, spi: u32| {
             source.spis.insert(spi, PeerId(1));
-            cores.push(Spi::new(spi).expect("an SPI").core());
+            Spi::new(spi).expect("an SPI").core()
+        };
+        let mut cores = Vec::new();
+        for _ in 0..2 {
+            let first = source.allocate_spi(PeerId(1), None);
+            cores.push(core(&mut source, first));
+            for _ in 0..2 {
+                let further = source.allocate_further_spi(PeerId(1));
+                cores.push(core(&mut source, further));
+            }
         }
         assert_eq!(cores, [1, 2, 0, 1, 2, 0]);
     }

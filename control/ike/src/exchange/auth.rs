@@ -156,7 +156,7 @@ fn verify(cx: &mut Context, now: u64, sa: &IkeSa, from: SocketAddr, payloads: &P
 fn answer(cx: &mut Context, now: u64, sa: &mut IkeSa, came: &Came, payloads: &Payloads<'_>, base: Chain, host: &mut dyn Host) {
     let (Some(config), Some(keys)) = (sa.peer.and_then(|peer| cx.peer(peer)), sa.keys.as_ref()) else { return };
     let material = Material { derive: &keys.derive, nonce_i: &sa.nonce_i, nonce_r: &sa.nonce_r };
-    match child::accept(cx, now, &config, payloads, material, host) {
+    match child::accept(cx, now, &config, payloads, material, false, host) {
         Ok((child, chain)) => {
             let (mut success, mut failure) = (base.clone(), base);
             success.append(&chain);

@@ -106,6 +106,7 @@ pub(crate) fn accept(
     config: &PeerConfig,
     payloads: &Payloads<'_>,
     material: Material<'_>,
+    further: bool,
     host: &mut dyn Host,
 ) -> Result<(Child, Chain), Refusal> {
     let syntax = |what: &str| Refusal::new(notify::INVALID_SYNTAX, Fault::Misbehaved(what.to_owned()));
@@ -132,7 +133,8 @@ pub(crate) fn accept(
         );
         return Err(Refusal::new(notify::TS_UNACCEPTABLE, Fault::Incompatible(text)));
     }
-    let spi = Some(host.allocate_spi(config.id, None)).filter(|spi| *spi > 255);
+    let spi = if further { host.allocate_further_spi(config.id) } else { host.allocate_spi(config.id, None) };
+    let spi = Some(spi).filter(|spi| *spi > 255);
     let spi = spi.ok_or_else(|| Refusal::new(notify::TEMPORARY_FAILURE, Fault::Local("no SPI to give".to_owned())))?;
 
     let (from_peer, to_peer) = child_keys(material.derive, suite, chosen.esn(), material.nonce_i, material.nonce_r);
@@ -228,7 +230,7 @@ pub(crate) fn on_request(cx: &mut Context, now: u64, sa: &mut IkeSa, came: &Came
     let (Some(nonce_i), Some(keys)) = (payloads.nonce, sa.keys.as_ref()) else { return refuse(cx, sa, notify::INVALID_SYNTAX) };
     let nonce_r = nonce(host);
     let material = Material { derive: &keys.derive, nonce_i, nonce_r: &nonce_r };
-    match accept(cx, now, &config, payloads, material, host) {
+    match accept(cx, now, &config, payloads, material, marked, host) {
         Err(refusal) => {
             cx.fault(config.id, &refusal.fault);
             refuse(cx, sa, refusal.notify);
