@@ -28,7 +28,7 @@ pub(super) type Started = Result<(Engine, Policies), Stop>;
 /// A try to get another engine.
 #[derive(Debug)]
 pub(super) struct Restart {
-    task: JoinHandle<Started>,
+    pub(super) task: JoinHandle<Started>,
     lost: Instant,
     pause: Duration,
     /// The launcher has started it: an end from now on is its own.
