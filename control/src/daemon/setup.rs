@@ -114,7 +114,10 @@ async fn find(path: &Path) -> Result<Option<Found>, Stop> {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             Err(EngineError::Refused { status: Status::NotWriter, .. }) => {
-                return Err(failed(format!("another penstockd runs with {}; end it first: one network namespace has one penstockd", path.display())));
+                return Err(failed(format!(
+                    "another penstockd runs with {}; end it first: one network namespace has one penstockd",
+                    path.display()
+                )));
             }
             Err(error) => return Err(failed(error)),
         }
