@@ -86,7 +86,7 @@ const MISTAKES: &[Mistake] = &[
         from: "endpoint = \"10.0.0.3\"\n",
         to: "",
         line_of: "[peer.paris]",
-        key: "peer.paris",
+        key: "peer.paris.endpoint",
         says: "endpoint",
     },
     Mistake {
