@@ -17,6 +17,16 @@ fn two_workers() -> PairOptions {
     PairOptions { cores: [2, 2], ..PairOptions::default() }
 }
 
+/// What the wire itself has thrown away: a veth pair that merges holds 256 packets, and a busy machine can let that overflow.
+fn dropped_on_the_wire(pair: &Pair) -> u64 {
+    let device = pair.wire.device();
+    let of = |side: usize| {
+        let counters = pair.sites[side].namespace().device_counters(&device).expect("the wire is there");
+        counters.rx_dropped + counters.tx_dropped
+    };
+    of(0) + of(1)
+}
+
 /// Everything that has to pass, for one inner family.
 fn everything(pair: &Pair, outer: Family, inner: Family) {
     let [left, right] = [0, 1].map(|side| pair.inner(side, inner));
@@ -35,14 +45,17 @@ fn everything(pair: &Pair, outer: Family, inner: Family) {
         let count = sizes.len() as u64;
         let udp =
             Udp { flows, sizes: sizes.clone(), count, rate: 4000.0 / flows as f64, direction: Direction::Both, seed: 7, ..Udp::default() };
-        let before = Counters::of(pair);
+        let (before, wire_before) = (Counters::of(pair), dropped_on_the_wire(pair));
         let outcome = udp.run(&left, &right).expect("sockets");
         let moved = Counters::of(pair).since(&before).counter("flow_moves");
-        let mut verdict = outcome.total;
-        if moved > 0 {
-            verdict.reordered = 0;
-        }
-        assert!(verdict.is_perfect(), "{what}: {flows} UDP flows of every size, {moved} moves: {:?}", outcome.flows);
+        let on_the_wire = dropped_on_the_wire(pair) - wire_before;
+        let total = outcome.total;
+        let whole = total.duplicate == 0 && total.corrupt == 0 && (total.reordered == 0 || moved > 0) && total.lost <= on_the_wire;
+        assert!(
+            whole,
+            "{what}: {flows} UDP flows of every size, {moved} moves, {on_the_wire} lost by the wire itself: {:?}",
+            outcome.flows
+        );
     }
     let super_packets = Udp { flows: 2, sizes: vec![512], segments: 32, merge: true, count: 4096, rate: 20_000.0, ..Udp::default() };
     let outcome = super_packets.run(&left, &right).expect("sockets");
