@@ -147,9 +147,9 @@ impl Site {
         }
         let other = 1 - side;
         for command in [
-            format!("link set pen0 mtu {MTU} gso_max_size 60000 txqueuelen 2000 up"),
+            format!("link set pen0 mtu {MTU} gso_max_size 60000 txqueuelen 20000 up"),
             format!("addr add 10.77.{side}.1/32 dev lo"),
-            format!("addr add fd77:{side}::1/128 dev lo"),
+            format!("addr add fd77:{side}::1/128 dev lo nodad"),
             format!("route add 10.77.{other}.0/24 dev pen0 src 10.77.{side}.1"),
             format!("route add fd77:{other}::/32 dev pen0 src fd77:{side}::1"),
         ] {
@@ -197,18 +197,19 @@ impl Site {
         self.client.ask(&PolicyCommit { generation, policies: U32::new(1), pairs: U32::new(2) }).expect("the table is in force");
     }
 
-    /// Waits until nothing is in flight, and checks the sums.
+    /// Waits until nothing is in flight, which is when the sums hold and nothing moves any more.
     pub(crate) fn settled(&mut self) -> State {
         let mut before = self.client.state();
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             std::thread::sleep(Duration::from_millis(150));
             let state = self.client.state();
             let same = Counter::ALL.iter().filter(|c| **c != Counter::Sleeps).all(|c| state.counter(*c) == before.counter(*c));
-            if same || Instant::now() > deadline {
-                state.check_sums();
+            let sums = state.sums();
+            if same && sums.iter().all(|(left, right)| left == right) {
                 return state;
             }
+            assert!(Instant::now() < deadline, "{sums:?} {:?}", state.drops());
             before = state;
         }
     }
@@ -291,13 +292,22 @@ impl Pairing {
     pub(crate) fn report(&mut self) -> String {
         let mut text = String::new();
         for site in &mut self.sites {
-            let state = site.settled();
+            let state = site.client.state();
             let counters = Counter::ALL.iter().map(|counter| (counter.name(), state.counter(*counter))).filter(|(_, count)| *count > 0);
             text += &format!("{:?}\n{:?}\n", counters.collect::<Vec<_>>(), state.drops());
             for device in ["pen0", "wire0"] {
                 text += &format!("{device}: {:?}\n", site.namespace.device_counters(device).expect("a device"));
             }
-            text += &site.namespace.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp")).expect("inside").expect("counters");
+            for thread in std::fs::read_dir(format!("/proc/{}/task", site.engine.pid())).expect("threads") {
+                let thread = thread.expect("a thread").path();
+                for file in ["comm", "syscall", "stack", "schedstat"] {
+                    text += &std::fs::read_to_string(thread.join(file)).unwrap_or_default();
+                }
+            }
+            for table in ["udp", "udp6", "snmp"] {
+                let path = format!("/proc/thread-self/net/{table}");
+                text += &site.namespace.enter(|| std::fs::read_to_string(path)).expect("inside").expect("a table");
+            }
         }
         text
     }
