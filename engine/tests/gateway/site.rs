@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use penstock_perf::lab::{Host, Namespace, Wire, WireOptions};
@@ -222,11 +223,18 @@ pub(crate) struct Pairing {
     pub(crate) wire: Wire,
     options: Options,
     number: u32,
+    /// Dropped last: two pairings at once would fight for the CPUs that their workers are pinned to.
+    _alone: MutexGuard<'static, ()>,
 }
+
+/// Held by the one pairing that there is.
+static ALONE: Mutex<()> = Mutex::new(());
 
 impl Pairing {
     /// Both sites, with keys for every core.
     pub(crate) fn new(options: &Options) -> Self {
+        // A test that failed has poisoned it, which is no reason for the others to fail.
+        let alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let namespaces = ["a", "b"].map(|name| Namespace::new(&format!("shell-{name}")).expect("a namespace"));
         let wire = Wire::new(&namespaces[0], &namespaces[1], &options.wire).expect("a wire");
         // A fresh veth device speaks IPv6 only when its link was noticed, up to a second after it came up.
@@ -237,7 +245,7 @@ impl Pairing {
         assert!(!options.outer_v6 || (0..50).any(|_| up(&wire)), "no IPv6 on the wire");
         let [a, b] = namespaces;
         let sites = [Site::new(0, a, options), Site::new(1, b, options)];
-        let mut pairing = Self { sites, wire, options: options.clone(), number: 1 };
+        let mut pairing = Self { sites, wire, options: options.clone(), number: 1, _alone: alone };
         pairing.install();
         pairing
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use penstock_perf::lab::{Offload, WireOptions};
-use penstock_perf::load::{Direction, PingPong, Tcp, Udp, process_seconds};
+use penstock_perf::load::{Direction, PingPong, Tcp, Udp};
 use penstock_uapi::Counter;
 
 use super::site::{Options, Pairing};
@@ -146,34 +146,4 @@ fn jail_is_closed(pid: u32) {
     assert_eq!(root.count(), 0, "the root is empty");
     let ours = std::fs::read_link("/proc/self/ns/net").expect("a link");
     assert_ne!(std::fs::read_link(format!("/proc/{pid}/ns/net")).expect("a link"), ours);
-}
-
-/// Prints the rate of one TCP stream over the plain wire and through both engines, in turn, and what it cost the engines.
-#[test]
-#[ignore = "a measurement, to be run alone and built with --release"]
-fn speed() {
-    for (name, without) in [("ring", ""), ("plain calls", "ring")] {
-        let mut pair = Pairing::new(&Options { without, ..Options::default() });
-        let plan = Tcp { duration: Duration::from_secs(3), ..Tcp::default() };
-        for _ in 0..3 {
-            let wire = plan.run(&pair.wire.host_v4(0), &pair.wire.host_v4(1)).expect("the wire carries").gigabits();
-            let seconds = |pair: &Pairing| pair.sites.each_ref().map(|site| process_seconds(site.engine.pid()).expect("it lives"));
-            let before = seconds(&pair);
-            let outcome = plan.run(&pair.host(0, false), &pair.host(1, false)).expect("the tunnel carries");
-            let after = seconds(&pair);
-            let cost = [0, 1].map(|side| (after[side] - before[side]) * 1e9 / outcome.bytes() as f64);
-            let (tunnel, again) = (outcome.gigabits(), outcome.retransmits());
-            println!(
-                "{name}: wire {wire:.2} Gbit/s, tunnel {tunnel:.2} Gbit/s ({:.2} of it), {again} retransmits, {:.2} and {:.2} s/GB",
-                tunnel / wire,
-                cost[0],
-                cost[1]
-            );
-        }
-        for site in &mut pair.sites {
-            let state = site.settled();
-            let counters = Counter::ALL.iter().map(|counter| (counter.name(), state.counter(*counter))).filter(|(_, count)| *count > 0);
-            println!("{name}: {:?}, drops {:?}", counters.collect::<Vec<_>>(), state.drops());
-        }
-    }
 }
