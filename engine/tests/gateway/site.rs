@@ -1,6 +1,6 @@
 //! Two sites with an engine each, and keys from nowhere.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -38,6 +38,8 @@ pub(crate) struct Options {
     /// Everything leaves from the shared port.
     pub(crate) shared_port: bool,
     pub(crate) poll_us: u32,
+    /// How many packets wait in the TUN queue when the engine starts, to be dropped as stale.
+    pub(crate) stale: u64,
 }
 
 impl Default for Options {
@@ -51,6 +53,7 @@ impl Default for Options {
             single_sa: false,
             shared_port: false,
             poll_us: 0,
+            stale: 0,
         }
     }
 }
@@ -169,9 +172,13 @@ impl Site {
             generation: 1,
             features: U16::new(feature::ALL),
             poll_us: U32::new(options.poll_us),
-            drop_stale: 0,
+            drop_stale: (options.stale > 0).into(),
             reserved: [0; 3],
         };
+        let sender = namespace.enter(|| UdpSocket::bind(SocketAddr::new(inner(side)[0], 0))).expect("inside").expect("our address");
+        for _ in 0..options.stale {
+            sender.send_to(b"too late", SocketAddr::new(inner(other)[0], 9)).expect("the route leads into the device");
+        }
         client.ask(&start).expect("it starts");
         let mut site = Self { namespace, engine, client, side };
         site.set_policies(1);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use penstock_perf::lab::{Offload, WireOptions};
 use penstock_perf::load::{Direction, PingPong, Tcp, Udp};
-use penstock_uapi::Counter;
+use penstock_uapi::{Counter, Drop};
 
 use super::site::{Options, Pairing};
 
@@ -146,4 +146,20 @@ fn jail_is_closed(pid: u32) {
     assert_eq!(root.count(), 0, "the root is empty");
     let ours = std::fs::read_link("/proc/self/ns/net").expect("a link");
     assert_ne!(std::fs::read_link(format!("/proc/{pid}/ns/net")).expect("a link"), ours);
+}
+
+#[test]
+fn what_waited_through_an_outage_is_dropped_and_counted() {
+    for without in ["", "ring"] {
+        let mut pair = Pairing::new(&Options { without, stale: 5, ..Options::default() });
+        for site in &mut pair.sites {
+            let state = site.settled();
+            // The kernel's own multicast may wait there too.
+            assert!((5..=8).contains(&state.dropped(Drop::Stale)), "{:?}", state.drops());
+            assert_eq!(state.counter(Counter::SealedPackets), 0);
+        }
+        let ping = PingPong { duration: Duration::from_millis(100), ..PingPong::default() };
+        let ping = ping.run(&pair.host(0, false), &pair.host(1, false)).expect("an echo");
+        assert!(!ping.times.is_empty(), "what comes later is carried");
+    }
 }
