@@ -5,7 +5,7 @@
 //!   clients ──frames──► admin ──orders──► desks of the cores ──► paths
 //!           ◄─answers──       ◄─events, remains─┘
 //! ```
-//! Frames are hostile input: whatever comes is answered with a [`Status`](penstock_uapi::Status) or ends that client's connection,
+//! Frames are hostile input: whatever comes is answered with a [`Status`] or ends that client's connection,
 //! never the engine. When control dies its connection ends and the cores go on; the next writer gets everything back.
 
 mod attach;

@@ -26,7 +26,7 @@
 //!
 //! 1. The kernel gives a TUN read to the queue that last wrote packets of this flow, so a flow stays on one core. A [`ring`] fills
 //!    buffers by itself, its twin [`plain`] reads when poll says so; either begins with a buffer only when there are
-//!    [slots](slots) for what comes out of it ([`limits`]).
+//!    [`slots`] for what comes out of it ([`limits`]).
 //! 2. [`path`] finds the policy by the longest prefix of the inner destination ([`route`], [`policy`]), checks the inner source, and
 //!    picks the pair of [SAs](sa) that this core owns. A peer with a single SA has it on one core: other cores hand their reads
 //!    over ([`handoff`]).
