@@ -129,7 +129,7 @@ fn one_side_without_ring() {
 }
 
 /// The sender's kernel cuts, the receiver's merges by address and port: with one port for all SAs, a buffer holds packets of two SAs
-/// when two cores send at the same moment. (That such a buffer is sorted is tried frame by frame beside the engine.)
+/// when two cores send at the same moment. (That each frame of such a buffer goes its own way is tried in memory.)
 #[test]
 fn merged_on_the_way_with_one_source_port() {
     let wire = WireOptions { offload: Offload::Gro, ..WireOptions::default() };

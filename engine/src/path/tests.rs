@@ -738,3 +738,22 @@ fn a_path_mtu_is_told_once_a_tick() {
     }
     assert_eq!((left.told.events.len(), left.dropped(Drop::SendTooBig)), (2, 10));
 }
+
+/// UDP_GRO merges by address and port before the socket is picked: a buffer can hold frames of two SAs, and IKE behind ESP.
+#[test]
+fn each_frame_of_a_mixed_buffer_goes_its_own_way() {
+    let (mut left, mut right) = pair();
+    let flow = Flow::new(false, false);
+    let runs: Vec<_> = (0..3).flat_map(|_| left.send(&[flow.plain(b"mine")])).collect();
+    let stride = runs[0].stride;
+    let mut elsewhere = runs[0].bytes.clone();
+    elsewhere[..4].copy_from_slice(&spi(1, 100).to_be_bytes());
+    let mut ike = elsewhere.clone();
+    ike[..4].fill(0);
+    let bytes = [&runs[0].bytes, &elsewhere, &runs[1].bytes, &ike, &elsewhere, &runs[2].bytes].map(Vec::as_slice).concat();
+    let writes = right.receive(&[Run { tos: 0, stride, bytes }]);
+    assert_eq!(packets(&writes), vec![flow.packet(b"mine"); 3]);
+    let handed: Vec<_> = right.post.inbound.iter().map(|(core, _, frame)| (*core, frame == &elsewhere)).collect();
+    assert_eq!((handed, right.told.ike.len()), (vec![(1, true); 2], 1));
+    right.assert_sums();
+}
