@@ -32,8 +32,10 @@ fn misuse_is_2_no_daemon_is_3_and_help_is_0() {
 #[test]
 fn a_reader_that_stops_early_is_no_error() {
     for words in [["key", "psk"].as_slice(), &["check", "/nonexistent"], &["--help"]] {
-        let mut child = penstock(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command runs");
-        drop(child.stdout.take());
+        // A pipe that nobody reads any more, before the command has begun.
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut child = penstock(words).stdout(writer).stderr(Stdio::piped()).spawn().expect("the command runs");
         let mut complaint = String::new();
         child.stderr.take().expect("a pipe").read_to_string(&mut complaint).expect("text");
         assert_eq!((child.wait().expect("its end").code(), complaint.as_str()), (Some(0), ""), "{words:?}");

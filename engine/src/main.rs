@@ -8,9 +8,13 @@ use std::process::ExitCode;
 use clap::Parser;
 use penstock_engine::admin::{Admin, Options};
 use penstock_engine::sandbox::{self, Jail};
-use penstock_engine::sys::{self, uring};
+use penstock_engine::sys::{self, process, uring};
 use penstock_uapi::request::feature;
 use socket2::{Domain, SockAddr, Socket, Type};
+
+/// The nice value of the workers. A packet that waits for a core while something else uses up its time slice waits
+/// milliseconds; and a core that is shared with as many busy programs leaves the TUN queue to overflow.
+const NICE: i32 = -15;
 
 /// The data plane of Penstock: moves packets between TUN queues and UDP sockets that penstockd hands over.
 #[derive(Debug, Parser)]
@@ -50,6 +54,10 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     let masked = masked(&arguments.without)?;
     let listener = listen(arguments).map_err(|error| format!("cannot listen: {error}"))?;
     let features = available() & !masked;
+    // Without the right to it the packets still flow, only behind others' work.
+    if let Err(error) = process::prefer(NICE) {
+        eprintln!("penstock-engine: no preference on its cores ({error}): other work there makes packets wait");
+    }
     if !arguments.no_sandbox {
         let jail = Jail { user: arguments.user, directory: arguments.jail.as_deref() };
         sandbox::enter(&jail).map_err(|error| error.to_string())?;

@@ -6,8 +6,6 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 
 use libc::{c_int, c_void};
 
@@ -37,17 +35,6 @@ pub(crate) fn signal(pid: u32, signal: c_int) -> io::Result<()> {
     }
     // SAFETY: plain numbers.
     checked(unsafe { libc::kill(pid, signal) }).map(drop)
-}
-
-/// Gives what `command` will start a session of its own: Ctrl-C in our terminal does not reach it, and where the kernel shares
-/// processors out by session (`sched_autogroup_enabled`) it has a share of its own, as it would under a service manager.
-pub(crate) fn own_session(command: &mut Command) {
-    let start = || {
-        // SAFETY: takes nothing, and may be called between fork and exec (signal-safety(7)).
-        checked(unsafe { libc::setsid() }).map(drop)
-    };
-    // SAFETY: the closure makes one system call and allocates nothing.
-    unsafe { command.pre_exec(start) };
 }
 
 /// Clock ticks a second, the unit of `/proc/PID/stat`.

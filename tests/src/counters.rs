@@ -1,6 +1,7 @@
 //! What both sites of a pair have counted, as `penstock show --json` gives it.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 
 use penstock_perf::lab::Pair;
 use penstock_uapi::counter::Stage;
@@ -48,6 +49,29 @@ impl Counters {
             }
         }
         Self { cores }
+    }
+
+    /// What a failed story shows of both sites: their SAs, every counter that is not zero, and what the kernel counted at
+    /// the devices.
+    ///
+    /// # Panics
+    /// If a daemon does not answer.
+    #[must_use]
+    pub fn picture(pair: &Pair) -> String {
+        let mut lines = String::new();
+        for (site, core) in Self::of(pair).cores.iter().map(|core| (core.site, core)) {
+            let counted: Vec<_> =
+                core.values.iter().filter(|(_, value)| **value != 0).map(|(name, value)| format!("{name}={value}")).collect();
+            let _ = writeln!(lines, "site {site}, a core: parked={} {}", core.parked, counted.join(" "));
+        }
+        for (site, daemon) in pair.sites.iter().enumerate() {
+            let state = daemon.show_json().unwrap_or_else(|error| panic!("{error:#}"));
+            for sa in state["peers"].as_array().into_iter().flatten().flat_map(|peer| peer["sas"].as_array().into_iter().flatten()) {
+                let _ = writeln!(lines, "site {site}, an SA: {sa}");
+            }
+            let _ = writeln!(lines, "site {site}: {}", daemon.namespace().ip("-s link show").unwrap_or_else(|error| format!("{error:#}")));
+        }
+        lines
     }
 
     /// A counter over all cores of both sites.

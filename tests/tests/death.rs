@@ -53,7 +53,7 @@ fn wait_renewed(pair: &Pair, side: usize, old: &BTreeSet<String>) -> Duration {
                 return start.elapsed();
             }
         }
-        assert!(start.elapsed() < Duration::from_secs(15), "the keys were not renewed: {old:?} is {:?}", spis(pair, side));
+        assert!(start.elapsed() < Duration::from_secs(15), "the keys were not renewed: {old:?}\n{}", Counters::picture(pair));
         sleep(Duration::from_millis(20));
     }
 }
@@ -77,7 +77,7 @@ fn killing_control_loses_nothing_and_the_next_one_renews_the_keys() {
         println!("control {killed} was killed; new keys on both sides {renewed:?} later");
     });
     let clean = outcome.total.lost == 0 && outcome.total.duplicate == 0 && outcome.total.corrupt == 0;
-    assert!(clean, "{:?} {:?}", outcome.flows, Counters::of(&pair).drops());
+    assert!(clean, "{:?}\n{}", outcome.flows, Counters::picture(&pair));
     assert_eq!(pair.sites[0].engine_pid().expect("an engine runs"), engine, "the engine was not touched");
     Counters::of(&pair).assert_no_drops(&[]);
     // And once more, so that the adopting control is adopted from.
@@ -86,7 +86,7 @@ fn killing_control_loses_nothing_and_the_next_one_renews_the_keys() {
         pair.sites[0].kill_control().expect("it runs");
         wait_renewed(pair, 0, &before);
     });
-    assert_eq!(outcome.total.lost, 0, "{:?}", outcome.flows);
+    assert_eq!(outcome.total.lost, 0, "{:?}\n{}", outcome.flows, Counters::picture(&pair));
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn killing_the_whole_daemon_but_the_engine_loses_nothing() {
         pair.sites[0].start().expect("a new daemon starts");
         wait_renewed(pair, 0, &before);
     });
-    assert_eq!(outcome.total.lost, 0, "{:?} {:?}", outcome.flows, Counters::of(&pair).drops());
+    assert_eq!(outcome.total.lost, 0, "{:?}\n{}", outcome.flows, Counters::picture(&pair));
 }
 
 #[test]

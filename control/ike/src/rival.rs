@@ -11,7 +11,8 @@
 //!
 //! Nothing is closed before the winner is known to be in use on both sides: its initiator knows that when its engine has
 //! both directions; its responder asks by an empty INFORMATIONAL, which the initiator answers only from then on. The side
-//! that does not close asks from time to time whether the other still knows both: one that has restarted does not.
+//! that does not close waits a while and then asks by both whether the other still knows them. One that has restarted does
+//! not know the loser: as soon as the winner answers, the loser is closed from here, so that no key outlives it.
 
 use crate::Ike;
 use crate::config::PeerId;
@@ -62,14 +63,14 @@ impl Ike {
         let Some(winner) = self.winner(peer).and_then(|spi| self.sas.get(&spi)) else { return };
         let spi = winner.spi;
         let confirmed = winner.confirmed;
-        let losers: Vec<(u64, bool)> = self
+        let losers: Vec<(u64, bool, bool)> = self
             .of(peer)
             .filter_map(|other| self.sas.get(&other))
             .filter(|sa| sa.spi != spi && sa.live() && sa.up())
-            .map(|loser| (loser.spi, ours_to_close(winner, loser)))
+            .map(|loser| (loser.spi, ours_to_close(winner, loser), probing(loser)))
             .collect();
-        for (loser, ours) in losers {
-            match (ours, confirmed) {
+        for (loser, ours, doubted) in losers {
+            match (ours || doubted, confirmed) {
                 (true, true) => self.leave(now, loser),
                 (true, false) => self.probe(now, spi),
                 (false, _) => [spi, loser].into_iter().for_each(|either| self.probe_later(now, either)),

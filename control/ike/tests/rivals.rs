@@ -104,8 +104,10 @@ fn a_new_daemon_adopts_a_running_engine_without_a_gap() {
         world.initiate(restarted, false);
         world.run(1_000);
         assert!(world.both_up());
-        // Then the other side keeps the old children until it has found that nobody knows their IKE SA
+        // Then the other side keeps the old children for a moment, and drops their keys when the new IKE SA has answered
         assert_eq!(world.ike_sas(1 - restarted).len(), 2, "no moment without children");
+        let served = |world: &World| world.ike_sas(1 - restarted).iter().filter(|sa| !sa.children.is_empty()).count();
+        world.until(5_000, "the old children are gone", |world| served(world) == 1);
         world.until(200_000, "one each", one_each);
         world.run(20_000);
         let lost = (world.sites[WEST].engine.lost(), world.sites[EAST].engine.lost());

@@ -38,6 +38,16 @@ pub fn forbid_dumps() -> io::Result<()> {
     outcome(result).map(drop)
 }
 
+/// Asks the scheduler to prefer this process and the threads it will make to others on their cores: a nice value from
+/// -20 (most) to 19.
+///
+/// # Errors
+/// As setpriority(2); a negative value needs CAP_SYS_NICE.
+pub fn prefer(nice: i32) -> io::Result<()> {
+    // SAFETY: numbers only.
+    outcome(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) }).map(drop)
+}
+
 /// Leaves the network, the mounts, the names and the message queues of the system behind.
 ///
 /// # Errors

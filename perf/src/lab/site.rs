@@ -3,6 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -77,7 +78,7 @@ impl Site {
         let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
         let mut command = self.daemon_command()?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        sys::own_session(&mut command); // Ctrl-C is for us, and we stop the daemon
+        command.process_group(0); // Ctrl-C is for us, and we stop the daemon
         let child = command.spawn().context("penstockd cannot be started")?;
         note_process(child.id())?;
         self.children.push(child);

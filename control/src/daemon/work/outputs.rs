@@ -15,8 +15,8 @@ use crate::log;
 const RENEW_PAUSE: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// How long the inbound SAs of an earlier control go on receiving once the peer has new ones. Nobody can tell the peer
-/// to delete the old ones, because their IKE SA died with that control: the peer sends on them until it has asked by
-/// that IKE SA in vain, which takes it about 70 seconds.
+/// to delete the old ones, because their IKE SA died with that control. A Penstock stops sending on them about three
+/// seconds after it has the new ones; another peer when it has asked by the old IKE SA in vain, which may take minutes.
 const INHERITED_DRAIN_MS: u32 = 180_000;
 
 impl Work {
