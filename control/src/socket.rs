@@ -222,7 +222,7 @@ mod tests {
     use std::os::fd::AsFd;
     use std::time::Duration;
 
-    use penstock_uapi::Role;
+    use penstock_uapi::{Role, Spi};
 
     use super::{Plan, SocketError};
 
@@ -244,13 +244,17 @@ mod tests {
             member.set_read_timeout(Some(Duration::from_millis(500))).expect("a socket");
         }
         let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        let cases: [(&[u8], usize); 6] = [
+        let entrance = |at: u8| Spi::compose_with_entrance(77, 0, 1, at).value().to_be_bytes();
+        let (first, last) = ([entrance(0), [0, 0, 0, 1]].concat(), [entrance(5), [0, 0, 0, 1]].concat());
+        let cases: [(&[u8], usize); 8] = [
             (&[0, 0, 0, 0, 1, 2, 3, 4], 0),          // IKE
             (&[0xff], 0),                            // keepalive
             (&[1, 2, 3, 0, 0, 0, 0], 0),             // runt
             (&[9, 9, 9, 0, 0, 0, 0, 1], 1),          // core 0
             (&[9, 9, 9, 2, 0, 0, 0, 1, 5, 5, 5], 3), // core 2
             (&[9, 9, 9, 4, 0, 0, 0, 1], 2),          // core 4 modulo 3
+            (&first, 1),                             // core 1's, by the entrance 0
+            (&last, 3),                              // core 1's, by the entrance 5 modulo 3
         ];
         // When each datagram is sent, then the named member has it
         for (bytes, member) in cases {

@@ -1,8 +1,12 @@
 //! ESP in UDP as a stranger on the wire sees it: what stands in clear in a captured frame.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, UdpSocket};
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+
+use crate::sys;
 
 /// The readable part of one captured ESP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,6 +49,30 @@ pub fn sight(frame: &[u8], port: u16) -> Option<Sighting> {
         sequence: word(4)?,
         iv: u64::from(word(8)?) << 32 | u64::from(word(12)?),
     })
+}
+
+/// Which of `known` SPIs stand in a captured frame that the kernel has merged from ESP packets of `length` bytes each, behind Ethernet,
+/// IPv6 and UDP; none if it is something else.
+#[must_use]
+pub fn spis_in_a_row(frame: &[u8], length: usize, known: &BTreeSet<u32>) -> BTreeSet<u32> {
+    let Ok(packet) = SlicedPacket::from_ethernet(frame) else { return BTreeSet::new() };
+    let Some(TransportSlice::Udp(_)) = packet.transport else { return BTreeSet::new() };
+    let packets = frame.get(14 + 40 + 8..).unwrap_or_default().chunks_exact(length);
+    let spis: BTreeSet<u32> = packets.filter_map(|packet| packet.first_chunk().copied().map(u32::from_be_bytes)).collect();
+    if spis.is_subset(known) { spis } else { BTreeSet::new() }
+}
+
+/// Sends frames of one length, each a whole ESP packet, as one row: a receiver that merges gets them in one buffer.
+///
+/// # Errors
+/// If their lengths differ, or the kernel cannot send a row.
+pub fn send_in_a_row(socket: &UdpSocket, frames: &[Vec<u8>]) -> io::Result<()> {
+    let length = frames.first().map_or(0, Vec::len);
+    if frames.iter().any(|frame| frame.len() != length) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    sys::set_segment_size(socket, u16::try_from(length).map_err(io::Error::other)?)?;
+    socket.send(&frames.concat()).map(drop)
 }
 
 /// Completes the UDP checksum of a frame captured on a link that leaves it to the receiver's hardware: what a real wire would

@@ -1,8 +1,11 @@
-//! The packet socket (packet(7)): what the standard library has no words for, and the only unsafe code of the tests.
+//! The packet socket (packet(7)) and UDP segmentation (udp(7)): what the standard library has no words for, and the only unsafe
+//! code of the tests.
 #![allow(unsafe_code, reason = "binding a packet socket to a link needs its own address family")]
 
 use std::ffi::CString;
 use std::io;
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
@@ -39,10 +42,17 @@ fn link_address(index: i32, protocol: u16) -> SockAddr {
 /// PACKET_IGNORE_OUTGOING (Linux 4.20).
 fn ignore_outgoing(socket: &Socket) -> io::Result<()> {
     const PACKET_IGNORE_OUTGOING: i32 = 23;
-    let on: i32 = 1;
+    set_option(socket.as_fd(), libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+}
+
+/// Makes each send of this socket a row of datagrams of so many bytes, the last one maybe shorter (UDP_SEGMENT, Linux 4.18).
+pub(crate) fn set_segment_size(socket: &UdpSocket, bytes: u16) -> io::Result<()> {
+    set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, bytes.into())
+}
+
+fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
     let length = size_of::<i32>() as libc::socklen_t;
-    let fd = std::os::fd::AsRawFd::as_raw_fd(socket);
     // SAFETY: the option's value is an int that outlives the call, of the length given.
-    let result = unsafe { libc::setsockopt(fd, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, (&raw const on).cast(), length) };
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -108,8 +108,9 @@ fn send_again(pair: &Pair, frames: &[Vec<u8>]) {
     Counters::of(pair).assert_sums();
 }
 
-/// A real packet that the right site has not seen: it was sent to a hardware address that is not the right one's.
-fn a_fresh_packet(pair: &Pair) -> Vec<u8> {
+/// Real packets that the right site has not seen, without what is in front of ESP: they were sent to a hardware address that is not
+/// the right one's. One of each of `flows` flows.
+fn fresh_packets(pair: &Pair, flows: usize) -> Vec<Vec<u8>> {
     let device = pair.wire.device();
     let (near, far) = (pair.sites[0].namespace(), pair.sites[1].namespace());
     let shown = far.ip(&format!("-o link show dev {device}")).expect("ip");
@@ -117,15 +118,21 @@ fn a_fresh_packet(pair: &Pair) -> Vec<u8> {
     let outer = pair.outer(1, Family::V4).address;
     near.ip(&format!("neigh replace {outer} lladdr 02:00:00:00:00:99 dev {device} nud permanent")).expect("ip");
     let capture = listen(pair, 1);
-    let from = pair.inner(0, Family::V4).udp(0).expect("a socket");
     let to = SocketAddr::new(pair.inner(1, Family::V4).address, 9);
-    from.send_to(MARKER, to).expect("sent");
+    for _ in 0..flows {
+        let from = pair.inner(0, Family::V4).udp(0).expect("a socket");
+        from.send_to(MARKER, to).expect("sent");
+    }
     sleep(Duration::from_millis(300));
     near.ip(&format!("neigh replace {outer} lladdr {address} dev {device} nud permanent")).expect("ip");
     let frames = capture.finish().expect("a capture");
-    let frame = frames.iter().find(|frame| esp::sight(frame, PORT).is_some()).expect("one packet was seen");
     // Ethernet, IPv4, UDP.
-    frame[14 + 20 + 8..].to_vec()
+    let esp = frames.iter().filter(|frame| esp::sight(frame, PORT).is_some_and(|seen| seen.destination == outer));
+    esp.map(|frame| frame[14 + 20 + 8..].to_vec()).collect()
+}
+
+fn a_fresh_packet(pair: &Pair) -> Vec<u8> {
+    fresh_packets(pair, 1).into_iter().next().expect("one packet was seen")
 }
 
 fn stranger(pair: &Pair) -> UdpSocket {
@@ -178,4 +185,37 @@ fn whatever_a_stranger_sends_is_counted_and_not_delivered() {
     assert_eq!(count_after(&pair, &[fresh]).0, 1);
     speak_the_marker(&pair);
     Counters::of(&pair).assert_sums();
+}
+
+/// Two SAs behind one address and port, as peers with a single source port have them: the kernel merges by address and port, so
+/// that one buffer holds packets for two cores.
+#[test]
+fn a_buffer_with_packets_of_two_cores_is_delivered_whole() {
+    let pair = Pair::start(&PairOptions { cores: [2, 2], ..PairOptions::default() }).expect("both sites come up");
+    let [left, right] = [0, 1].map(|side| pair.inner(side, Family::V4));
+    let warm = Udp { flows: 16, count: 100, rate: 500.0, direction: Direction::Both, ..Udp::default() };
+    assert_eq!(warm.run(&left, &right).expect("sockets").total.corrupt, 0);
+    sleep(Duration::from_secs(1));
+
+    let fresh = fresh_packets(&pair, 24);
+    let core = |packet: &Vec<u8>| packet[3] & 1;
+    let (mut even, mut odd): (Vec<_>, Vec<_>) = fresh.into_iter().partition(|packet| core(packet) == 0);
+    let pairs = even.len().min(odd.len());
+    assert!(pairs >= 2, "flows spread over both cores: {} and {}", even.len(), odd.len());
+    even.truncate(pairs);
+    odd.truncate(pairs);
+    let mixed: Vec<Vec<u8>> = even.into_iter().zip(odd).flat_map(|(even, odd)| [even, odd]).collect();
+
+    let before = Counters::of(&pair);
+    esp::send_in_a_row(&stranger(&pair), &mixed).expect("sent");
+    sleep(Duration::from_millis(500));
+    let counted = Counters::of(&pair).since(&before);
+    let at = |name: &str| counted.at_site(1, name);
+    let row = mixed.len() as i64;
+    assert_eq!((at("udp_receives"), at("inbound_frames")), (1, row), "all in one buffer: {counted:?}");
+    assert_eq!(at("inbound_handoff_in"), row / 2, "every second frame is the other core's: {counted:?}");
+    assert_eq!(at("delivered_packets"), row, "{counted:?}");
+    let counters = Counters::of(&pair);
+    counters.assert_sums();
+    counters.assert_no_drops(&[]);
 }

@@ -1,6 +1,6 @@
 //! What the IKE state machine cannot make by itself: randomness, and SPIs that name a core.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use penstock_ike::{Host, PeerId};
@@ -16,21 +16,60 @@ pub(super) struct Source {
     cores: u16,
     /// Which peer an inbound SPI in use belongs to.
     pub(super) spis: HashMap<u32, PeerId>,
+    /// Peers whose SAs may all come from one address and port.
+    shared: HashSet<PeerId>,
+    /// SPIs of further SAs that we asked for ourselves.
+    asked: HashSet<u32>,
 }
 
 impl Source {
     pub(super) fn new(generation: u8, cores: u16) -> Self {
-        Self { random: SystemRandom::new(), generation, cores: cores.clamp(1, 256), spis: HashMap::new() }
+        Self {
+            random: SystemRandom::new(),
+            generation,
+            cores: cores.clamp(1, 256),
+            spis: HashMap::new(),
+            shared: HashSet::new(),
+            asked: HashSet::new(),
+        }
+    }
+
+    /// Forgets an SPI that is out of use.
+    pub(super) fn release(&mut self, spi: u32) {
+        self.spis.remove(&spi);
+        self.asked.remove(&spi);
+    }
+
+    /// Forgets all of them, with the engine that had them.
+    pub(super) fn release_all(&mut self) {
+        self.spis.clear();
+        self.asked.clear();
     }
 
     fn first_core(&self, peer: PeerId) -> u16 {
         (peer.0 % u32::from(self.cores)) as u16
     }
 
-    fn fresh(&mut self, core: u16) -> u32 {
-        let Ok(core) = u8::try_from(core) else { return 0 };
+    /// Says whether all SAs of a peer may come from one address and port. They then get one entrance, so that none overtakes
+    /// another where the kernel has merged them (see [`Spi`]).
+    pub(super) fn set_shared(&mut self, peer: PeerId, shared: bool) {
+        if shared {
+            self.shared.insert(peer);
+        } else {
+            self.shared.remove(&peer);
+        }
+    }
+
+    fn fresh(&mut self, peer: PeerId, core: u16) -> u32 {
+        let (Ok(core), Ok(entrance)) = (u8::try_from(core), u8::try_from(self.first_core(peer))) else { return 0 };
         loop {
-            match Spi::compose(self.word(), self.generation, core) {
+            let random = self.word();
+            let spi = if self.shared.contains(&peer) {
+                Some(Spi::compose_with_entrance(random, self.generation, core, entrance))
+            } else {
+                Spi::compose(random, self.generation, core)
+            };
+            match spi {
                 Some(spi) if !self.spis.contains_key(&spi.value()) => return spi.value(),
                 _ => (),
             }
@@ -56,16 +95,21 @@ impl Host for Source {
     /// The first child of a peer belongs to a core by the peer's number, so that peers spread over the cores, and its
     /// successors stand on the same one.
     fn allocate_spi(&mut self, peer: PeerId, core: Option<u16>) -> u32 {
-        let core = core.filter(|core| *core < self.cores).unwrap_or_else(|| self.first_core(peer));
-        self.fresh(core)
+        let asked = core.filter(|core| *core < self.cores);
+        let spi = self.fresh(peer, asked.unwrap_or_else(|| self.first_core(peer)));
+        self.asked.extend(asked.is_some().then_some(spi));
+        spi
     }
 
-    /// One more goes to the core with the fewest SAs of this peer, so that its SAs spread over our cores as over its own.
+    /// One more that the peer asks for goes to the core with the fewest that it asked for, the first one counted, so that
+    /// its cores spread over ours. What we asked for does not count: when both sides ask for all their cores at once, each
+    /// core of ours ends up with one pair of either kind, and not one core with all that came second.
     fn allocate_further_spi(&mut self, peer: PeerId) -> u32 {
         let first = self.first_core(peer);
-        let owned = |core: u16| self.spis.iter().filter(|(spi, owner)| **owner == peer && u16::from(spi.to_le_bytes()[0]) == core).count();
+        let on = |spi: &u32, core: u16| u16::from(spi.to_le_bytes()[0]) == core && !self.asked.contains(spi);
+        let owned = |core: u16| self.spis.iter().filter(|(spi, owner)| **owner == peer && on(spi, core)).count();
         let chosen = (first..self.cores).chain(0..first).min_by_key(|core| owned(*core));
-        self.fresh(chosen.unwrap_or(first))
+        self.fresh(peer, chosen.unwrap_or(first))
     }
 }
 
@@ -100,5 +144,44 @@ mod tests {
             }
         }
         assert_eq!(cores, [1, 2, 0, 1, 2, 0]);
+    }
+
+    #[test]
+    fn the_sas_of_a_peer_with_one_port_have_one_entrance() {
+        let mut source = super::Source::new(1, 4);
+        source.set_shared(PeerId(6), true);
+        for (core, owner) in [(None, 2), (Some(0), 0), (Some(3), 3)] {
+            let spi = Spi::new(source.allocate_spi(PeerId(6), core)).expect("an SPI");
+            assert_eq!((spi.core(), spi.entrance()), (owner, 2));
+        }
+        let further = Spi::new(source.allocate_further_spi(PeerId(6))).expect("an SPI");
+        assert_eq!(further.entrance(), 2);
+        source.set_shared(PeerId(6), false);
+        let spi = Spi::new(source.allocate_spi(PeerId(6), Some(3))).expect("an SPI");
+        assert_eq!(spi.entrance(), 3);
+    }
+
+    #[test]
+    fn cores_that_both_sides_ask_for_at_once_stay_level() {
+        let mut source = super::Source::new(0, 4);
+        let first = source.allocate_spi(PeerId(0), None);
+        source.spis.insert(first, PeerId(0));
+        // Given that our own requests for cores 1 to 3 are answered already
+        for core in 1..4 {
+            let spi = source.allocate_spi(PeerId(0), Some(core));
+            source.spis.insert(spi, PeerId(0));
+        }
+        // When the peer's requests for its own cores come, then each finds another core of ours
+        let mut cores = Vec::new();
+        for _ in 1..4 {
+            let spi = source.allocate_further_spi(PeerId(0));
+            source.spis.insert(spi, PeerId(0));
+            cores.push(Spi::new(spi).expect("an SPI").core());
+        }
+        assert_eq!(cores, [1, 2, 3]);
+        // And what is out of use counts no more
+        let gone: Vec<u32> = source.spis.keys().copied().collect();
+        gone.into_iter().for_each(|spi| source.release(spi));
+        assert!(source.spis.is_empty() && source.asked.is_empty());
     }
 }

@@ -21,7 +21,7 @@ use super::link::{Link, Word};
 use super::resolve::Resolved;
 use super::setup::{Engine, Ready};
 use super::{Stop, admin, resolve, site};
-use crate::config::Config;
+use crate::config::{Config, SourcePort};
 use crate::engine::{Event, PolicyOrder};
 use crate::launcher::Options;
 use crate::log;
@@ -254,6 +254,8 @@ impl Work {
         let Some(peer) = config.peers.iter().zip(&self.ids).find(|(_, other)| **other == id).map(|(peer, _)| peer) else { return };
         let now = self.now();
         let offered = site::offered(&config, peer, &self.here);
+        // Who is given one port to send to uses one port too: it is set where a filter in between knows no other.
+        self.source.set_shared(id, peer.source_port == SourcePort::Shared);
         self.ike.set_peer(now, site::ike_peer(peer, id, offered, endpoint));
         if let Some(endpoint) = endpoint {
             self.endpoints.insert(id, endpoint);

@@ -19,7 +19,7 @@ impl Table {
         Self { places: std::iter::repeat_with(|| None).take(places).collect(), used: 0 }
     }
 
-    /// An SPI's 22 random bits stand above its core and generation.
+    /// An SPI's random bits stand above its core and generation.
     fn home(&self, spi: u32) -> usize {
         (spi >> 10) as usize & (self.places.len() - 1)
     }

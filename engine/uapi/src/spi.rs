@@ -1,5 +1,13 @@
-//! Our inbound SPIs: 22 random bits, 2 bits engine generation, 8 bits core, so that a socket filter can pick
-//! the core from the first four bytes of a packet without a table.
+//! Our inbound SPIs, made so that a socket filter can pick the core from the first four bytes of a packet without a table.
+//!
+//! ```text
+//!   bit 31                            10  9       8  7         0
+//!     0 | 21 random bits                | generation | core        received and owned by `core`
+//!     1 | 8 bits entrance | 13 random   | generation | core        received by `entrance`, owned by `core`
+//! ```
+//! The second form is for peers that send several SAs from one address and port. The kernel then merges packets of several SAs into
+//! one buffer, and a buffer goes to one core. With one entrance for all SAs of the peer, what is handed over and what is not goes the
+//! same way, and packets keep their order.
 
 use core::fmt;
 
@@ -8,12 +16,24 @@ use core::fmt;
 pub struct Spi(u32);
 
 impl Spi {
-    /// Composes an SPI. `random` gives its low 22 bits; `None` if those are zero, because an SPI below 1024
-    /// could be one of the reserved values 0 to 255.
+    /// Set in an SPI that names its entrance.
+    pub const ENTRANCE_BIT: u32 = 1 << 31;
+    /// Where the entrance stands in such an SPI: 8 bits from here.
+    pub const ENTRANCE_SHIFT: u32 = 23;
+
+    /// Composes an SPI that is received where it is owned. `random` gives its low 21 bits; `None` if those are zero, because an SPI
+    /// below 1024 could be one of the reserved values 0 to 255.
     #[must_use]
     pub fn compose(random: u32, generation: u8, core: u8) -> Option<Self> {
-        let random = random & 0x003f_ffff;
+        let random = random & 0x001f_ffff;
         (random != 0).then(|| Self(random << 10 | u32::from(generation & 3) << 8 | u32::from(core)))
+    }
+
+    /// Composes an SPI that is received by the core `entrance`, whichever core owns it. `random` gives its low 13 bits.
+    #[must_use]
+    pub fn compose_with_entrance(random: u32, generation: u8, core: u8, entrance: u8) -> Self {
+        let above = Self::ENTRANCE_BIT | u32::from(entrance) << Self::ENTRANCE_SHIFT;
+        Self(above | (random & 0x1fff) << 10 | u32::from(generation & 3) << 8 | u32::from(core))
     }
 
     /// Reads a value that came over the wire or the socket; `None` for the reserved values (RFC 4303 section 2.1).
@@ -32,6 +52,12 @@ impl Spi {
     #[must_use]
     pub fn core(self) -> u8 {
         self.0.to_le_bytes()[0]
+    }
+
+    /// The core whose socket receives it.
+    #[must_use]
+    pub fn entrance(self) -> u8 {
+        if self.0 & Self::ENTRANCE_BIT == 0 { self.core() } else { (self.0 >> Self::ENTRANCE_SHIFT) as u8 }
     }
 
     /// The engine generation that this inbound SA was made for, 0 to 3.
@@ -65,6 +91,11 @@ mod tests {
                 assert_eq!((spi.core(), spi.generation()), (core, generation));
                 assert!(spi.value() > 255);
             }
+        }
+        for (core, entrance) in [(0, 0), (3, 0), (0, 255), (255, 1)] {
+            let spi = Spi::compose_with_entrance(0xffff_ffff, 2, core, entrance);
+            assert_eq!((spi.core(), spi.generation(), spi.entrance()), (core, 2, entrance));
+            assert_eq!(Spi::compose(0xffff_ffff, 2, core).map(Spi::entrance), Some(core));
         }
         assert_eq!(Spi::compose(0, 1, 7), None);
         assert_eq!(Spi::compose(0xffc0_0000, 1, 7), None);

@@ -8,6 +8,8 @@ use super::namespace::ip;
 use super::{Host, Namespace};
 use crate::sys::Features;
 
+mod router;
+
 /// What happens to super-packets on the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Offload {
@@ -97,21 +99,7 @@ impl Wire {
     /// If the kernel's veth cannot do it.
     pub fn set_offload(&self, offload: Offload) -> Result<()> {
         let device = self.device();
-        let whole = offload == Offload::Whole;
-        let switches = [
-            ("tx-tcp-segmentation", whole),
-            ("tx-tcp6-segmentation", whole),
-            ("tx-tcp-ecn-segmentation", whole),
-            ("tx-tcp-mangleid-segmentation", whole),
-            ("tx-udp-segmentation", whole),
-            ("tx-generic-segmentation", whole),
-            ("rx-gro", offload == Offload::Gro),
-        ];
-        for end in &self.ends {
-            let set = || Features::of(&device).and_then(|features| features.set(&switches));
-            end.enter(set)?.with_context(|| format!("{device} in {} cannot be switched to {offload:?}", end.name()))?;
-        }
-        Ok(())
+        self.ends.iter().try_for_each(|end| switch(end, &device, offload))
     }
 
     /// Cuts the wire, or mends it.
@@ -129,6 +117,22 @@ impl Wire {
     pub fn set_mtu(&self, bytes: u32) -> Result<()> {
         self.ends.iter().try_for_each(|end| end.ip(&format!("link set {} mtu {bytes}", self.device())).map(drop))
     }
+}
+
+/// Switches one end of a veth pair.
+fn switch(namespace: &Namespace, device: &str, offload: Offload) -> Result<()> {
+    let whole = offload == Offload::Whole;
+    let switches = [
+        ("tx-tcp-segmentation", whole),
+        ("tx-tcp6-segmentation", whole),
+        ("tx-tcp-ecn-segmentation", whole),
+        ("tx-tcp-mangleid-segmentation", whole),
+        ("tx-udp-segmentation", whole),
+        ("tx-generic-segmentation", whole),
+        ("rx-gro", offload == Offload::Gro),
+    ];
+    let set = || Features::of(device).and_then(|features| features.set(&switches));
+    namespace.enter(set)?.with_context(|| format!("{device} in {} cannot be switched to {offload:?}", namespace.name()))
 }
 
 #[cfg(test)]

@@ -77,7 +77,7 @@ impl Work {
                 self.installer.outbound(child, self.tokens.remove(&child), outbound);
             }
             Output::Retire { child, inbound_spi, drain_ms, .. } => {
-                self.source.spis.remove(&inbound_spi);
+                self.source.release(inbound_spi);
                 self.installer.retire(self.tokens.remove(&child), inbound_spi, drain_ms);
             }
             Output::Up { peer, inbound_spi, selectors, fallback, .. } => {

@@ -128,7 +128,7 @@ impl Work {
     /// No SA is left: every peer is told so by INITIAL_CONTACT in a fresh IKE SA.
     fn begin_again(&mut self) {
         self.tokens.clear();
-        self.source.spis.clear();
+        self.source.release_all();
         self.inherited.clear();
         let now = self.now();
         // What was closed by order stays closed.
