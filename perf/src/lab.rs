@@ -3,6 +3,7 @@
 //! it goes out of scope, when the process panics and when it is interrupted; what survives `kill -9` is found next time.
 
 mod binaries;
+mod build;
 pub mod cleanup;
 mod host;
 mod namespace;
@@ -12,6 +13,7 @@ mod site;
 mod wire;
 
 pub use binaries::binary;
+pub use build::build_daemons;
 pub use host::Host;
 pub use namespace::{DeviceCounters, Namespace};
 pub use pair::{Family, Pair, PairOptions};

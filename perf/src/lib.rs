@@ -10,6 +10,8 @@
 
 pub mod lab;
 pub mod load;
+mod progress;
 mod sys;
 
+pub use progress::{Progress, Unit};
 pub use sys::is_root;

@@ -2,9 +2,7 @@
 //! them, a fresh key. Moves TCP and UDP through the tunnel and beside it, checks every byte, and says what it saw. Whoever
 //! has never heard of Penstock should know after a minute what it does, how fast, and that nothing was lost.
 
-mod build;
 mod measure;
-mod progress;
 mod report;
 
 use std::process::ExitCode;
@@ -12,11 +10,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use penstock_perf::Progress;
 use penstock_perf::lab::cleanup::{self, Leavings};
-use penstock_perf::lab::{Offload, Pair, PairOptions, WireOptions, binary};
+use penstock_perf::lab::{Offload, Pair, PairOptions, WireOptions, binary, build_daemons};
 
 use measure::Plan;
-use progress::Progress;
 
 /// Joins two sites on this machine, sends traffic through the tunnel and beside it, and shows what came of it.
 ///
@@ -71,7 +69,7 @@ fn clean() -> Result<Vec<String>> {
 
 /// Returns what was not as it should be.
 fn run(each: Duration, keep: bool) -> Result<Vec<String>> {
-    build::daemons()?;
+    build_daemons()?;
     cleanup::clean(Leavings::Orphaned)?;
     let progress = Progress::new();
     let mut pair = progress.step("two namespaces, a wire, two daemons, a fresh key", || Pair::new(&options()))?;

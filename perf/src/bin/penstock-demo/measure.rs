@@ -9,9 +9,8 @@ use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 use penstock_perf::lab::{Family, Host, Pair};
 use penstock_perf::load::{Direction, Latency, Meter, PingPong, Tcp, TcpOutcome, Udp, Usage, Verdict};
+use penstock_perf::{Progress, Unit};
 use serde_json::Value;
-
-use crate::progress::{Progress, Unit};
 
 /// How much is measured.
 pub(crate) struct Plan {

@@ -1,12 +1,16 @@
-//! Builds the daemons that the demo runs, so that `cargo demo` is the only command: cargo builds just the demo itself.
+//! Builds the programs that a tool runs, so that `cargo demo` is the only command: cargo builds just the tool itself.
 
 use std::process::Command;
 
+use super::binary;
 use anyhow::{Context, Result, bail};
-use penstock_perf::lab::binary;
 
-/// Builds them where cargo can be found; else they must stand beside this program, as in a package.
-pub(crate) fn daemons() -> Result<()> {
+/// Builds the daemons and the command, in this program's own profile, where cargo has started it; else they must stand
+/// beside this program, as in a package.
+///
+/// # Errors
+/// If they cannot be built or are not there.
+pub fn build_daemons() -> Result<()> {
     if let Some(cargo) = std::env::var_os("CARGO").filter(|_| std::env::var_os("PENSTOCK_BIN_DIR").is_none()) {
         let mut command = Command::new(cargo);
         command.args(["build", "-p", "penstock", "-p", "penstock-engine", "--bins", "--manifest-path"]);

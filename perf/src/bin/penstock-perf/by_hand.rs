@@ -1,41 +1,40 @@
-//! `penstock-perf`: the load generator by hand, over a plain wire between two namespaces. It tells what this machine and
+//! `tcp`, `udp` and `latency`: the load generator by hand, over a plain wire between two namespaces. It tells what this machine and
 //! the generator itself can do, which is what every figure of the tunnel is to be read against.
 
-use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use penstock_perf::lab::{Namespace, Offload, Wire, WireOptions};
 use penstock_perf::load::{Direction, Meter, PingPong, Tcp, Udp};
 
-/// Measures what a plain wire between two network namespaces carries.
-#[derive(Parser)]
-#[command(version)]
-struct Arguments {
-    /// How long each measurement takes.
-    #[arg(long, default_value_t = 3.0, global = true)]
+/// What all three share.
+#[derive(Args)]
+pub(crate) struct Way {
+    /// How long it takes.
+    #[arg(long, default_value_t = 3.0)]
     seconds: f64,
     /// The wire's MTU.
-    #[arg(long, default_value_t = 1500, global = true)]
+    #[arg(long, default_value_t = 1500)]
     mtu: u32,
     /// What happens to super-packets on the wire.
-    #[arg(long, value_enum, default_value_t = Mode::Whole, global = true)]
+    #[arg(long, value_enum, default_value_t = Mode::Whole)]
     offload: Mode,
     /// Which way load flows.
-    #[arg(long, value_enum, default_value_t = Way::Forward, global = true)]
-    direction: Way,
+    #[arg(long, value_enum, default_value_t = Toward::Forward)]
+    direction: Toward,
     /// Over IPv6.
-    #[arg(long, global = true)]
+    #[arg(long)]
     v6: bool,
-    #[command(subcommand)]
-    load: Load,
 }
 
+/// Load over a plain wire.
 #[derive(Subcommand)]
-enum Load {
+pub(crate) enum Load {
     /// Bulk over TCP.
     Tcp {
+        #[command(flatten)]
+        way: Way,
         /// Connections in each direction.
         #[arg(long, default_value_t = 1)]
         streams: usize,
@@ -45,6 +44,8 @@ enum Load {
     },
     /// Numbered datagrams over UDP.
     Udp {
+        #[command(flatten)]
+        way: Way,
         /// Flows in each direction.
         #[arg(long, default_value_t = 1)]
         flows: usize,
@@ -63,6 +64,8 @@ enum Load {
     },
     /// Round trips over UDP.
     Latency {
+        #[command(flatten)]
+        way: Way,
         /// Payload bytes.
         #[arg(long, default_value_t = 64)]
         size: usize,
@@ -80,7 +83,7 @@ enum Mode {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Way {
+enum Toward {
     /// One way.
     Forward,
     /// The other way.
@@ -89,46 +92,33 @@ enum Way {
     Both,
 }
 
-fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    if !penstock_perf::is_root() {
-        eprintln!("penstock-perf makes network namespaces: run it as root");
-        return ExitCode::from(2);
-    }
-    match run(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("penstock-perf: {error:#}");
-            ExitCode::from(1)
-        }
-    }
-}
-
-fn run(arguments: &Arguments) -> Result<()> {
-    let offload = match arguments.offload {
+/// Runs one load and prints what came of it.
+pub(crate) fn run(load: &Load) -> Result<()> {
+    let (Load::Tcp { way, .. } | Load::Udp { way, .. } | Load::Latency { way, .. }) = load;
+    let offload = match way.offload {
         Mode::Whole => Offload::Whole,
         Mode::Gro => Offload::Gro,
         Mode::Plain => Offload::Plain,
     };
-    let direction = match arguments.direction {
-        Way::Forward => Direction::Forward,
-        Way::Reverse => Direction::Reverse,
-        Way::Both => Direction::Both,
+    let direction = match way.direction {
+        Toward::Forward => Direction::Forward,
+        Toward::Reverse => Direction::Reverse,
+        Toward::Both => Direction::Both,
     };
-    let duration = Duration::try_from_secs_f64(arguments.seconds).context("--seconds")?;
+    let duration = Duration::try_from_secs_f64(way.seconds).context("--seconds")?;
     let (left, right) = (Namespace::new("left")?, Namespace::new("right")?);
-    let wire = Wire::new(&left, &right, &WireOptions { mtu: arguments.mtu, offload, ..WireOptions::default() })?;
-    let [first, second] = [0, 1].map(|side| if arguments.v6 { wire.host_v6(side) } else { wire.host_v4(side) });
+    let wire = Wire::new(&left, &right, &WireOptions { mtu: way.mtu, offload, ..WireOptions::default() })?;
+    let [first, second] = [0, 1].map(|side| if way.v6 { wire.host_v6(side) } else { wire.host_v4(side) });
     let meter = Meter::start(&[std::process::id()]);
-    let bytes = match arguments.load {
-        Load::Tcp { streams, check } => {
+    let bytes = match *load {
+        Load::Tcp { streams, check, .. } => {
             let plan = Tcp { streams, check, duration, direction, ..Tcp::default() };
             let outcome = plan.run(&first, &second)?;
             println!("{:.2} Gb/s, {} retransmits, intact: {}", outcome.gigabits(), outcome.retransmits(), outcome.is_intact());
             outcome.bytes()
         }
-        Load::Udp { flows, size, rate, segments, merge } => {
-            let every = || Udp::every_size(u16::try_from(arguments.mtu).unwrap_or(u16::MAX), arguments.v6);
+        Load::Udp { flows, size, rate, segments, merge, .. } => {
+            let every = || Udp::every_size(u16::try_from(way.mtu).unwrap_or(u16::MAX), way.v6);
             let sizes = size.map_or_else(every, |size| vec![size]);
             let outcome = Udp { flows, sizes, rate, segments, merge, duration, direction, ..Udp::default() }.run(&first, &second)?;
             println!(
@@ -140,7 +130,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             );
             outcome.total.bytes
         }
-        Load::Latency { size } => {
+        Load::Latency { size, .. } => {
             let latency = PingPong { size, duration, ..PingPong::default() }.run(&first, &second)?;
             let [median, p99, p999, longest] = [50.0, 99.0, 99.9, 100.0].map(|percentile| latency.micros(percentile));
             println!(

@@ -8,24 +8,37 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Shows steps one after the other.
-pub(crate) struct Progress {
+pub struct Progress {
     terminal: bool,
 }
 
 /// What the number of a step counts.
 #[derive(Clone, Copy)]
-pub(crate) enum Unit {
+pub enum Unit {
+    /// Bytes of content.
     Bytes,
+    /// Datagrams.
     Datagrams,
 }
 
+impl Default for Progress {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Progress {
-    pub(crate) fn new() -> Self {
+    /// Moves where stderr is a terminal.
+    #[must_use]
+    pub fn new() -> Self {
         Self { terminal: std::io::stderr().is_terminal() }
     }
 
     /// A step of unknown length.
-    pub(crate) fn step<T>(&self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn step<T>(&self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let bar = self.terminal.then(ProgressBar::new_spinner);
         if let Some(bar) = &bar {
             bar.set_message(name.to_owned());
@@ -38,7 +51,10 @@ impl Progress {
     }
 
     /// A step that takes about `expected` and counts in the number it is given. `told` makes its outcome into words.
-    pub(crate) fn counted<T>(
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn counted<T>(
         &self,
         name: &str,
         expected: Duration,

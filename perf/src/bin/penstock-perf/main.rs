@@ -1,0 +1,49 @@
+//! `penstock-perf` (`cargo perf`): what measures. Every subcommand is a file of its own beside this one, and makes its own
+//! namespaces; what they share is the library.
+
+mod by_hand;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use penstock_perf::lab::cleanup::{self, Leavings};
+
+/// Measures Penstock, other tunnels and the plain wire between two network namespaces.
+///
+/// Exit code 0: done. 1: it could not be done, and the last line says why. 2: it cannot be run like this.
+#[derive(Parser)]
+#[command(name = "penstock-perf", version)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    #[command(flatten)]
+    ByHand(by_hand::Load),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if !penstock_perf::is_root() {
+        eprintln!("penstock-perf makes network namespaces: run it as root");
+        return ExitCode::from(2);
+    }
+    let outcome = cleanup::clean(Leavings::Orphaned).and_then(|_| perform(&arguments.task));
+    cleanup::give_way();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("penstock-perf: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn perform(task: &Task) -> Result<()> {
+    match task {
+        Task::ByHand(load) => by_hand::run(load),
+    }
+}
