@@ -5,6 +5,7 @@
 mod binaries;
 mod build;
 pub mod cleanup;
+mod guest;
 mod host;
 mod namespace;
 mod pair;
@@ -14,6 +15,7 @@ mod wire;
 
 pub use binaries::binary;
 pub use build::build_daemons;
+pub use guest::Guest;
 pub use host::Host;
 pub use namespace::{DeviceCounters, Namespace};
 pub use pair::{Family, Pair, PairOptions};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use penstock_perf::lab::Pair;
+use penstock_perf::lab::{Pair, Site};
 use penstock_uapi::counter::Stage;
 use penstock_uapi::{Counter, Drop};
 use serde_json::Value;
@@ -30,8 +30,17 @@ impl Counters {
     /// If a daemon does not answer: a story cannot go on then.
     #[must_use]
     pub fn of(pair: &Pair) -> Self {
+        Self::of_sites(&pair.sites)
+    }
+
+    /// Reads these sites now.
+    ///
+    /// # Panics
+    /// If a daemon does not answer.
+    #[must_use]
+    pub fn of_sites(sites: &[Site]) -> Self {
         let mut cores = Vec::new();
-        for (site, daemon) in pair.sites.iter().enumerate() {
+        for (site, daemon) in sites.iter().enumerate() {
             let state = daemon.show_json().unwrap_or_else(|error| panic!("{error:#}"));
             let listed = state["cores"].as_array().unwrap_or_else(|| panic!("no cores in {state}"));
             cores.extend(listed.iter().map(|core| Core::read(site, core)));
@@ -58,13 +67,22 @@ impl Counters {
     /// If a daemon does not answer.
     #[must_use]
     pub fn picture(pair: &Pair) -> String {
+        Self::picture_of(&pair.sites)
+    }
+
+    /// The same of any sites.
+    ///
+    /// # Panics
+    /// If a daemon does not answer.
+    #[must_use]
+    pub fn picture_of(sites: &[Site]) -> String {
         let mut lines = String::new();
-        for (site, core) in Self::of(pair).cores.iter().map(|core| (core.site, core)) {
+        for (site, core) in Self::of_sites(sites).cores.iter().map(|core| (core.site, core)) {
             let counted: Vec<_> =
                 core.values.iter().filter(|(_, value)| **value != 0).map(|(name, value)| format!("{name}={value}")).collect();
             let _ = writeln!(lines, "site {site}, a core: parked={} {}", core.parked, counted.join(" "));
         }
-        for (site, daemon) in pair.sites.iter().enumerate() {
+        for (site, daemon) in sites.iter().enumerate() {
             let state = daemon.show_json().unwrap_or_else(|error| panic!("{error:#}"));
             for sa in state["peers"].as_array().into_iter().flatten().flat_map(|peer| peer["sas"].as_array().into_iter().flatten()) {
                 let _ = writeln!(lines, "site {site}, an SA: {sa}");

@@ -3,8 +3,19 @@
 
 use std::process::{Command, ExitCode};
 
-/// Programs that the tests call, and the Debian package that brings each.
-const PROGRAMS: [(&str, &str); 1] = [("ip", "iproute2")];
+/// Programs and plugins that the tests need, by file name, and the Debian package that brings each.
+const NEEDED: [(&str, &str); 7] = [
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("swanctl", "strongswan-swanctl"),
+    ("charon", "strongswan-charon"),
+    ("libstrongswan-kernel-libipsec.so", "libcharon-extra-plugins"),
+    ("libstrongswan-gcm.so", "libstrongswan-standard-plugins"),
+    ("libstrongswan-curve25519.so", "libstrongswan-extra-plugins"),
+];
+
+/// Folders that are looked in beside `PATH`: root's may lack the first two, and nobody's has strongSwan's own.
+const FOLDERS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/lib/ipsec", "/usr/lib/ipsec/plugins"];
 
 /// What is run, in this order. The stories share two cores and measure loss, so they run one at a time.
 const STEPS: [(&str, &[&str]); 3] = [
@@ -42,9 +53,9 @@ fn run() -> Result<(), String> {
 }
 
 fn install() -> Result<(), String> {
-    let missing: Vec<_> = PROGRAMS.iter().filter(|(program, _)| !found(program)).map(|(_, package)| *package).collect();
+    let missing: Vec<_> = NEEDED.iter().filter(|(file, _)| !found(file)).map(|(_, package)| *package).collect();
     if missing.is_empty() {
-        eprintln!("verify: every program that the tests call is here");
+        eprintln!("verify: every program that the tests need is here");
         return Ok(());
     }
     eprintln!("verify: installing {} with apt-get", missing.join(", "));
@@ -61,9 +72,7 @@ fn install() -> Result<(), String> {
     Ok(())
 }
 
-fn found(program: &str) -> bool {
+fn found(file: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .any(|folder: std::path::PathBuf| folder.join(program).is_file())
+    std::env::split_paths(&path).chain(FOLDERS.map(Into::into)).any(|folder: std::path::PathBuf| folder.join(file).is_file())
 }
