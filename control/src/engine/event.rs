@@ -70,7 +70,7 @@ impl Event {
     ///
     /// # Errors
     /// If the frame is not an event of this version.
-    pub(super) fn read(frame: &Frame<'_>) -> Result<Option<Self>, FrameError> {
+    pub fn read(frame: &Frame<'_>) -> Result<Option<Self>, FrameError> {
         Ok(match frame.kind {
             Kind::StrayIke => {
                 let (body, message) = frame.body_and_tail::<StrayIke>()?;
