@@ -3,13 +3,13 @@
 //! ```text
 //!  we initiate   Expecting ─► Requested ─► Installing ─► Activating ─► Up
 //!                 (engine)     (peer)       (inbound)     (outbound)
-//!  we respond                              Installing ─► Activating ─► Up
-//!                                           response leaves ┘
+//!  we respond                              Installing ─► Activating ─► Up ─► Deleting
+//!                                           response leaves ┘          (rekeyed, by us)
 //! ```
-//! Rekeying will add a pair that names its predecessor; [`crate::exchange::child`] is where it goes.
 
 use crate::config::{PeerId, Suite};
 use crate::context::Context;
+use crate::crypto::Exchange;
 use crate::output::{ChildId, ChildKeys, Output, Selectors};
 
 /// How far a child is.
@@ -20,6 +20,8 @@ pub(crate) enum Step {
     Installing,
     Activating,
     Up,
+    /// A successor is in use and our DELETE is on its way; until it is answered the peer may still send on this one.
+    Deleting,
 }
 
 /// A child.
@@ -41,6 +43,18 @@ pub(crate) struct Child {
     pub(crate) fallback: bool,
     /// Our nonce, where we initiate and it is not the IKE SA's.
     pub(crate) nonce: Vec<u8>,
+    /// Our half of a fresh key exchange, where we initiate with one.
+    pub(crate) exchange: Option<Exchange>,
+    /// The child that it is to replace, or has replaced.
+    pub(crate) replaces: Option<ChildId>,
+    /// The lower one of the two nonces that made it: what decides between two successors of one child (section 2.8.1).
+    pub(crate) lowest_nonce: Vec<u8>,
+    /// The peer's successor of the same child, accepted while this one was on its way, and the lower nonce of that.
+    pub(crate) rival: Option<(ChildId, Vec<u8>)>,
+    /// The peer has made it, and is about to delete it in favour of one of ours.
+    pub(crate) redundant: bool,
+    /// When its successor is to be asked for.
+    pub(crate) rekey_at: Option<u64>,
     /// The outbound key until its turn comes.
     pub(crate) outbound: Option<ChildKeys>,
     pub(crate) started: u64,
@@ -53,7 +67,7 @@ impl Child {
 
     /// Takes it out of the engine; the inbound SA goes on receiving for a while if it ever did.
     pub(crate) fn retire(&self, cx: &mut Context) {
-        let drain_ms = if matches!(self.step, Step::Activating | Step::Up) { cx.config.drain_ms } else { 0 };
+        let drain_ms = if matches!(self.step, Step::Activating | Step::Up | Step::Deleting) { cx.config.drain_ms } else { 0 };
         cx.outputs.push_back(Output::Retire { child: self.id, peer: self.peer, inbound_spi: self.spi, drain_ms });
     }
 
@@ -64,6 +78,7 @@ impl Child {
             Step::Requested => "requested",
             Step::Installing | Step::Activating => "installing",
             Step::Up => "up",
+            Step::Deleting => "deleting",
         }
     }
 }

@@ -41,6 +41,10 @@ pub struct Config {
     pub ike_suites: Vec<Suite>,
     /// How long an engine step may take before it counts as failed.
     pub engine_ms: u64,
+    /// After how long a rekey is tried again that came at a bad moment (TEMPORARY_FAILURE, RFC 7296 section 2.25).
+    pub rekey_again_ms: u64,
+    /// After how long a rekey is tried again that was refused or failed.
+    pub rekey_retry_ms: u64,
 }
 
 impl Default for Config {
@@ -60,7 +64,16 @@ impl Default for Config {
             groups: vec![Group::X25519, Group::P256],
             ike_suites: vec![Suite::Aes256Gcm16, Suite::Aes128Gcm16],
             engine_ms: 5_000,
+            rekey_again_ms: 1_000,
+            rekey_retry_ms: 30_000,
         }
+    }
+}
+
+impl Config {
+    /// The group of this number, if it may be used.
+    pub(crate) fn group(&self, number: u16) -> Option<Group> {
+        Group::from_number(number).filter(|group| self.groups.contains(group))
     }
 }
 
@@ -189,6 +202,24 @@ pub struct PeerConfig {
     pub per_core: bool,
     /// Try again for ever after a failure or when the peer goes away; the first try is [`crate::Ike::initiate`]'s.
     pub start: bool,
+    /// When its keys are renewed.
+    pub upkeep: Upkeep,
+}
+
+/// When keys are renewed. Each time is shortened by up to a tenth by chance, so that the two sides, and many peers, do not
+/// all ask at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upkeep {
+    /// The age at which a child is rekeyed, in milliseconds.
+    pub rekey_child_ms: u64,
+    /// A fresh key exchange with each rekey of a child and for each further child: offered by us, demanded of the peer.
+    pub pfs: bool,
+}
+
+impl Default for Upkeep {
+    fn default() -> Self {
+        Self { rekey_child_ms: 3_600_000, pfs: false }
+    }
 }
 
 impl PeerConfig {

@@ -236,11 +236,21 @@ pub(crate) fn psk_auth(psk: &[u8], first: &[u8], nonce: &[u8], auth: &Secret, id
     prf(padded.as_slice(), &[first, nonce, identity.as_slice()])
 }
 
+/// What goes into the keys of a child: SK_d, the secret of a fresh key exchange (empty without one), and the two nonces of
+/// the exchange that makes it, initiator's first.
+#[derive(Clone, Copy)]
+pub(crate) struct Material<'a> {
+    pub(crate) derive: &'a Secret,
+    pub(crate) shared: &'a [u8],
+    pub(crate) nonce_i: &'a [u8],
+    pub(crate) nonce_r: &'a [u8],
+}
+
 /// The keys of a child (RFC 7296 section 2.17): from its initiator, then towards it.
-pub(crate) fn child_keys(derive: &Secret, suite: Suite, esn: bool, nonce_i: &[u8], nonce_r: &[u8]) -> (ChildKeys, ChildKeys) {
+pub(crate) fn child_keys(material: Material<'_>, suite: Suite, esn: bool) -> (ChildKeys, ChildKeys) {
     let each = suite.key_bytes() + SALT_BYTES;
     let mut stream = Zeroizing::new(vec![0; 2 * each]);
-    prf_plus(derive.as_slice(), &[nonce_i, nonce_r], &mut stream);
+    prf_plus(material.derive.as_slice(), &[material.shared, material.nonce_i, material.nonce_r], &mut stream);
     let one = |material: &[u8]| {
         let mut keys = ChildKeys { suite, esn, key: [0; 32], salt: [0; SALT_BYTES] };
         let (key, salt) = material.split_at(suite.key_bytes().min(material.len()));

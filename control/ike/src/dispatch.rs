@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::Ike;
 use crate::crypto::sha256;
 use crate::error::Fault;
-use crate::exchange::{Came, End, auth, child, informational, init};
+use crate::exchange::{Came, End, auth, create, informational, init};
 use crate::message::{Chain, Header, Payloads, exchange, notify};
 use crate::output::Host;
 use crate::retransmit::Purpose;
@@ -36,7 +36,7 @@ impl Ike {
             (exchange::INIT, false) => self.init_request(now, &way, body, host),
             (exchange::INIT, true) => self.init_response(now, &way, host),
             (_, false) => self.protected_request(now, &way, host),
-            (_, true) => self.protected_response(now, &way),
+            (_, true) => self.protected_response(now, &way, host),
         }
     }
 
@@ -189,7 +189,7 @@ impl Ike {
             }
             (exchange::CREATE_CHILD, _) => {
                 sa.confirmed = true;
-                child::on_request(cx, now, sa, &way.came, payloads, host);
+                create::on_request(cx, now, sa, &way.came, payloads, host);
             }
             (exchange::INFORMATIONAL, _) => {
                 sa.confirmed = true;
@@ -202,7 +202,7 @@ impl Ike {
         }
     }
 
-    fn protected_response(&mut self, now: u64, way: &Way<'_>) {
+    fn protected_response(&mut self, now: u64, way: &Way<'_>, host: &mut dyn Host) {
         let Some(spi) = self.find(&way.came.header) else { return };
         let Some(sa) = self.sas.get_mut(&spi) else { return };
         if sa.requests.outstanding.as_ref().is_none_or(|request| request.id != way.came.header.id) {
@@ -222,9 +222,16 @@ impl Ike {
                 Ok(()) => self.established(now, spi),
                 Err(end) => self.end(now, spi, end),
             },
-            Purpose::CreateChild(id, inbound) => child::on_response(&mut self.cx, now, sa, (id, inbound), &payloads),
+            Purpose::CreateChild(id, inbound) => {
+                let then = create::on_response(&mut self.cx, now, sa, (id, inbound), &payloads, host);
+                self.created(now, spi, then);
+            }
+            Purpose::DeleteChild(doomed) => {
+                sa.deleted(&mut self.cx, &doomed);
+                self.childless(now, spi, "has no child left");
+            }
             Purpose::DeleteIke => self.remove(now, spi, None),
-            Purpose::Init | Purpose::DeleteChild | Purpose::Probe => {}
+            Purpose::Init | Purpose::Probe => {}
         }
         self.after(now, spi);
     }

@@ -2,8 +2,10 @@
 
 pub(crate) mod auth;
 pub(crate) mod child;
+pub(crate) mod create;
 pub(crate) mod informational;
 pub(crate) mod init;
+pub(crate) mod rekey;
 
 use std::net::SocketAddr;
 

@@ -9,6 +9,8 @@
 //!                 │        exchange::auth ──► who is it? (psk_auth)
 //!                 │             │
 //!                 │        exchange::child ─► proposal, selector ─► crypto::child_keys
+//!                 │             ▲                                        │
+//!                 ├──► exchange::create ◄── rekey (time, limits)         │
 //!                 │                                                      │
 //!   tick ─► life (retransmit, retry)        Output::InstallInbound ◄─────┤ first, and acknowledged by `installed`
 //!                 │                         Output::Send (response) ◄────┤ only then, where we respond
@@ -22,8 +24,10 @@
 //!
 //! The caller owns sockets and timers: it gives every IKE datagram (without the non-ESP marker of RFC 3948) to
 //! [`Ike::receive`], calls [`Ike::tick`] no later than [`Ike::next_deadline`], and after each call takes from
-//! [`Ike::poll`] until it is empty. Rekeying, DPD, NAT keepalives, fragmentation and certificates have their places
-//! (a child with a predecessor, [`retransmit::Purpose`], the header's exchange, the AUTH method) but are not here yet.
+//! [`Ike::poll`] until it is empty. Children are rekeyed by time and by [`Ike::rekey_child`]: the successor is installed as
+//! above, on the same core, and what it replaces is deleted by whoever asked. Rekeying of the IKE SA, DPD, NAT keepalives,
+//! fragmentation and certificates have their places ([`retransmit::Purpose`], the header's exchange, the AUTH method) but are
+//! not here yet.
 
 mod child;
 pub mod config;
@@ -37,14 +41,17 @@ mod life;
 mod message;
 pub mod output;
 mod proposal;
+mod rekey;
 mod retransmit;
 mod rival;
 mod sa;
 mod selector;
 pub mod snapshot;
+mod steps;
 
-pub use config::{Config, Group, Identity, PeerConfig, PeerId, Psk, Suite};
+pub use config::{Config, Group, Identity, PeerConfig, PeerId, Psk, Suite, Upkeep};
 pub use output::{ChildId, ChildKeys, Host, Level, Nat, Output, Selectors, When};
+pub use rekey::RekeyRefused;
 pub use snapshot::{ChildSnapshot, IkeSnapshot, PeerSnapshot, PeerState};
 
 use std::collections::{BTreeMap, HashMap};
@@ -161,9 +168,10 @@ impl Ike {
         if sa.full || sa.children.len() >= exchange::child::CHILDREN_MAX {
             return Err(CreateRefused::Full);
         }
-        let child = exchange::child::prepare(&mut self.cx, now, peer, Some(core), host).ok_or(CreateRefused::NoSpi)?;
-        let id = child.id;
-        sa.children.insert(id, child);
+        let (child_spi, nonce) = (host.allocate_spi(peer, Some(core)), exchange::child::nonce(host));
+        let child = exchange::child::prepare(&mut self.cx, now, peer, child_spi, nonce).ok_or(CreateRefused::NoSpi)?;
+        let (id, exchange) = (child.id, exchange::create::fresh(&self.cx, peer, host));
+        sa.children.insert(id, child::Child { core: Some(core), fallback: false, exchange, ..child });
         Ok(id)
     }
 

@@ -1,21 +1,16 @@
-//! The life of IKE SAs and their children beside the messages: start, engine steps, time, end, and the next try.
+//! The life of IKE SAs beside the messages: start, time, end, and the next try.
 
 use std::net::SocketAddr;
 
 use crate::Ike;
-use crate::child::Step;
 use crate::config::PeerId;
 use crate::error::Fault;
-use crate::exchange::{End, auth, child, init};
-use crate::message::{Chain, exchange, notify};
-use crate::output::{ChildId, Host, Level, Output, When};
+use crate::exchange::{End, create, init};
+use crate::message::{Chain, exchange};
+use crate::output::{Host, Level, Output};
 use crate::proposal::protocol;
 use crate::retransmit::{Due, Purpose};
 use crate::sa::{IkeSa, Stage, Task};
-
-/// How long a responder's very first child waits for the initiator's packets before it is sent on: the initiator needs
-/// the response and its engine, and until then can only park what comes.
-const FIRST_SWITCH_MS: u32 = 200;
 
 impl Ike {
     /// Starts an IKE SA with the peer.
@@ -185,12 +180,12 @@ impl Ike {
             let mut chain = Chain::default();
             let purpose = match task {
                 Task::CreateChild(id) => {
-                    child::request(&mut self.cx, now, sa, id);
+                    create::request(&mut self.cx, now, sa, id);
                     continue;
                 }
-                Task::DeleteChild(spis) => {
-                    chain.delete(protocol::ESP, &spis);
-                    Purpose::DeleteChild
+                Task::DeleteChild(doomed) => {
+                    chain.delete(protocol::ESP, &doomed.iter().map(|doomed| doomed.ours).collect::<Vec<_>>());
+                    Purpose::DeleteChild(doomed)
                 }
                 Task::DeleteIke => {
                     chain.delete(protocol::IKE, &[]);
@@ -202,115 +197,11 @@ impl Ike {
         }
     }
 
-    /// The IKE SA that has this child.
-    pub(crate) fn owner(&self, child: ChildId) -> Option<u64> {
-        self.sas.values().find(|sa| sa.children.contains_key(&child)).map(|sa| sa.spi)
-    }
-
-    pub(crate) fn on_expected(&mut self, now: u64, id: ChildId) {
-        let Some(spi) = self.owner(id) else { return };
-        let Some(sa) = self.sas.get_mut(&spi) else { return };
-        let Some(child) = sa.children.get_mut(&id).filter(|child| child.step == Step::Expecting) else { return };
-        child.deadline = None;
-        if matches!(sa.stage, Stage::Authenticating(_)) {
-            child.step = Step::Requested;
-            return auth::request(&mut self.cx, now, sa);
-        }
-        sa.requests.waiting.push_back(Task::CreateChild(id));
-        self.pump(now, spi);
-    }
-
-    pub(crate) fn on_installed(&mut self, now: u64, id: ChildId) {
-        let Some(spi) = self.owner(id) else { return };
-        let peer = self.sas.get(&spi).and_then(|sa| sa.peer);
-        let busy = peer.is_some_and(|peer| self.of(peer).any(|spi| self.sas.get(&spi).is_some_and(IkeSa::up)));
-        let Some(sa) = self.sas.get_mut(&spi) else { return };
-        let (local, remote, nat, per_core) = (sa.local, sa.remote, sa.nat, sa.per_core);
-        let Some(child) = sa.children.get_mut(&id).filter(|child| child.step == Step::Installing) else { return };
-        let Some(keys) = child.outbound.take() else { return };
-        child.step = Step::Activating;
-        child.deadline = Some(now.saturating_add(self.cx.config.engine_ms));
-        let when = match (child.initiator, busy) {
-            (true, _) => When::Now,
-            (false, false) => When::OnInbound { or_after_ms: FIRST_SWITCH_MS },
-            (false, true) => When::OnInbound { or_after_ms: self.cx.config.switch_ms },
-        };
-        let (peer, inbound_spi, spi_out, fallback) = (child.peer, child.spi, child.remote_spi, child.fallback);
-        let activate =
-            Output::InstallOutbound { child: id, peer, inbound_spi, spi: spi_out, keys, when, local, remote, fallback, per_core, nat };
-        let answered = self.release(now, spi, id, true);
-        self.cx.outputs.push_back(activate);
-        if answered {
-            self.established(now, spi);
-        }
-        self.after(now, spi);
-    }
-
-    /// Sends the response that waited for this child; whether that made the IKE SA established.
-    fn release(&mut self, now: u64, spi: u64, id: ChildId, success: bool) -> bool {
-        let Some(sa) = self.sas.get_mut(&spi) else { return false };
-        let Some(held) = sa.replies.held.take_if(|held| held.child == id) else { return false };
-        let chain = if success { &held.success } else { &held.failure };
-        sa.reply(&mut self.cx, &held.came, chain);
-        let first = matches!(sa.stage, Stage::Answering);
-        if first {
-            auth::established(&mut self.cx, now, sa);
-        }
-        first
-    }
-
-    pub(crate) fn on_activated(&mut self, now: u64, id: ChildId) {
-        let Some(spi) = self.owner(id) else { return };
-        let Some(sa) = self.sas.get_mut(&spi) else { return };
-        let Some(child) = sa.children.get_mut(&id).filter(|child| child.step == Step::Activating) else { return };
-        (child.step, child.deadline) = (Step::Up, None);
-        let (peer, selectors, fallback) = (child.peer, child.selectors.clone(), child.fallback);
-        self.cx.outputs.push_back(Output::Up { peer, child: id, inbound_spi: child.spi, selectors, fallback });
-        sa.confirmed |= sa.initiator;
-        sa.deadline = None;
-        let pause = self.cx.config.retry_first_ms;
-        if let Some(state) = self.cx.peers.get_mut(&peer) {
-            state.up = true;
-            // One more child of an IKE SA that is to be replaced replaces nothing.
-            if fallback || !state.replacing {
-                (state.replacing, state.pause, state.retry_at, state.last_error) = (false, pause, None, None);
-            }
-        }
-        self.after(now, spi);
-    }
-
-    pub(crate) fn on_failed(&mut self, now: u64, id: ChildId, reason: &str) {
-        let Some(spi) = self.owner(id) else { return };
-        let Some(sa) = self.sas.get_mut(&spi) else { return };
-        let fault = Fault::Local(format!("the engine: {reason}"));
-        // Before IKE_AUTH has left there is nobody to tell.
-        if matches!(&sa.stage, Stage::Authenticating(stage) if stage.held.is_some()) {
-            return self.end(now, spi, End::Drop(fault));
-        }
-        let Some(child) = sa.children.remove(&id) else { return };
-        child.retire(&mut self.cx);
-        self.cx.fault(child.peer, &fault);
-        let known = matches!(child.step, Step::Installing | Step::Activating | Step::Up);
-        let held = sa.replies.held.as_ref().is_some_and(|held| held.child == id);
-        if known && !held {
-            sa.requests.waiting.push_back(Task::DeleteChild(vec![child.spi]));
-        }
-        if self.release(now, spi, id, false) {
-            self.established(now, spi);
-        }
-        // Without its first child the IKE SA is of no use.
-        if self.sas.get(&spi).is_some_and(|sa| sa.initiator && sa.live() && sa.children.is_empty()) {
-            return self.end(now, spi, End::Delete(fault));
-        }
-        self.childless(now, spi, "lost its last child");
-        self.after(now, spi);
-    }
-
     /// Lets time pass.
     pub(crate) fn on_tick(&mut self, now: u64, host: &mut dyn Host) {
         let due: Vec<u64> = self.sas.values().filter(|sa| sa.next_deadline().is_some_and(|at| at <= now)).map(|sa| sa.spi).collect();
         for spi in due {
-            self.fire(now, spi);
+            self.fire(now, spi, host);
         }
         let retries: Vec<PeerId> =
             self.cx.peers.iter().filter(|(_, peer)| peer.retry_at.is_some_and(|at| at <= now)).map(|(id, _)| *id).collect();
@@ -319,7 +210,7 @@ impl Ike {
         }
     }
 
-    fn fire(&mut self, now: u64, spi: u64) {
+    fn fire(&mut self, now: u64, spi: u64, host: &mut dyn Host) {
         let late = |child: &crate::child::Child| child.deadline.is_some_and(|at| at <= now);
         let stuck = self.sas.get(&spi).and_then(|sa| sa.children.values().find(|child| late(child))).map(|child| child.id);
         if let Some(child) = stuck {
@@ -338,6 +229,7 @@ impl Ike {
         if sa.probe_at.take_if(|at| *at <= now).is_some() {
             sa.requests.waiting.push_back(Task::Probe);
         }
+        self.rekey_due(now, spi, host);
         self.again(now, spi);
         self.after(now, spi);
     }
@@ -351,22 +243,5 @@ impl Ike {
             Due::Again => self.cx.send(ends.0, ends.1, request.message.clone()),
             Due::GiveUp(fault) => self.remove(now, spi, Some(fault)),
         }
-    }
-
-    /// DELETE of one child.
-    pub(crate) fn drop_child(&mut self, now: u64, id: ChildId) {
-        let Some(spi) = self.owner(id) else { return };
-        let Some(sa) = self.sas.get_mut(&spi).filter(|sa| sa.live() && sa.confirmed) else { return };
-        let Some(child) = sa.children.remove(&id) else { return };
-        child.retire(&mut self.cx);
-        let mut chain = Chain::default();
-        chain.notify(notify::TEMPORARY_FAILURE, &[]);
-        if sa.replies.held.as_ref().is_some_and(|held| held.child == id) {
-            self.release(now, spi, id, false);
-        } else if !matches!(child.step, Step::Expecting | Step::Requested) {
-            sa.requests.waiting.push_back(Task::DeleteChild(vec![child.spi]));
-        }
-        self.childless(now, spi, "has no child left");
-        self.after(now, spi);
     }
 }

@@ -19,6 +19,12 @@ pub trait Host {
     fn allocate_further_spi(&mut self, peer: PeerId) -> u32 {
         self.allocate_spi(peer, None)
     }
+    /// As [`Host::allocate_spi`] for the successor of a pair with this inbound SPI: a rekey stays on its core, so that the
+    /// successor takes over between two packets. A host whose SPIs name no core need not write this.
+    fn allocate_successor_spi(&mut self, peer: PeerId, inbound_spi: u32) -> u32 {
+        let _ = inbound_spi;
+        self.allocate_spi(peer, None)
+    }
 }
 
 /// Names one pair of ESP SAs, from its first step to its last.
@@ -166,6 +172,8 @@ pub enum Output {
         selectors: Selectors,
         /// Whether it is the one that cores without their own use.
         fallback: bool,
+        /// The child that it replaces, after a rekey.
+        replaces: Option<ChildId>,
     },
     /// The peer has no child left, or a try to reach it failed.
     Down {

@@ -95,6 +95,12 @@ impl Proposal {
         Self { number: 1, protocol: protocol::ESP, spi: spi.to_be_bytes().to_vec(), transforms }
     }
 
+    /// The same with a fresh key exchange in one of these groups; without any of them, as it is.
+    pub(crate) fn with_groups(mut self, groups: &[Group]) -> Self {
+        self.transforms.extend(groups.iter().map(|group| Transform::new(kind::KE, group.number())));
+        self
+    }
+
     fn kinds(&self) -> Vec<u8> {
         let mut kinds: Vec<u8> = self.transforms.iter().map(|transform| transform.kind).collect();
         kinds.sort_unstable();

@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::error::Fault;
 use crate::output::ChildId;
+use crate::sa::Doomed;
 
 /// What an outstanding request is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,7 +12,7 @@ pub(crate) enum Purpose {
     Auth,
     /// The child and our inbound SPI of it.
     CreateChild(ChildId, u32),
-    DeleteChild,
+    DeleteChild(Vec<Doomed>),
     DeleteIke,
     /// An empty INFORMATIONAL: is the peer there, and does it know this IKE SA?
     Probe,
@@ -35,6 +36,12 @@ impl Jitter {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         let percent = 80 + (z ^ (z >> 31)) % 41;
         ms.saturating_mul(percent) / 100
+    }
+
+    /// `ms` less up to a tenth: when to renew what must not become older.
+    pub(crate) fn early(&mut self, ms: u64) -> u64 {
+        let chance = self.spread(1_000) - 800; // 0 to 400
+        ms - (ms / 10).saturating_mul(chance) / 400
     }
 }
 

@@ -66,11 +66,24 @@ pub(crate) struct Authenticating {
     pub(crate) held: Option<Chain>,
 }
 
+/// A child that we delete: our inbound SPI and the peer's, which is 0 if we never learned it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Doomed {
+    pub(crate) ours: u32,
+    pub(crate) theirs: u32,
+}
+
+impl Doomed {
+    pub(crate) fn new(child: &Child) -> Self {
+        Self { ours: child.spi, theirs: child.remote_spi }
+    }
+}
+
 /// Something to ask the peer as soon as the window is free.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
     CreateChild(ChildId),
-    DeleteChild(Vec<u32>),
+    DeleteChild(Vec<Doomed>),
     DeleteIke,
     Probe,
 }
@@ -161,6 +174,30 @@ impl IkeSa {
         self.children.values().any(Child::up)
     }
 
+    /// Whether our DELETE of the child with this SPI of the peer's waits or is on its way.
+    pub(crate) fn deletes(&self, remote_spi: u32) -> bool {
+        let sent = match self.requests.outstanding.as_ref().map(|request| &request.purpose) {
+            Some(Purpose::DeleteChild(doomed)) => doomed.as_slice(),
+            _ => &[],
+        };
+        let waiting = self.requests.waiting.iter().filter_map(|task| match task {
+            Task::DeleteChild(doomed) => Some(doomed),
+            _ => None,
+        });
+        sent.iter().chain(waiting.flatten()).any(|doomed| doomed.theirs == remote_spi)
+    }
+
+    /// The peer has answered our DELETE: it sends no more on these, and only what is on its way still comes.
+    pub(crate) fn deleted(&mut self, cx: &mut Context, doomed: &[Doomed]) {
+        self.children.retain(|_, child| {
+            let gone = doomed.iter().any(|doomed| doomed.ours == child.spi);
+            if gone {
+                child.retire(cx);
+            }
+            !gone
+        });
+    }
+
     /// Sends a plain message: IKE_SA_INIT only.
     pub(crate) fn send_init(&mut self, cx: &mut Context, now: u64, chain: &Chain) -> Vec<u8> {
         let header = Header { next: chain.first(), ..self.header(exchange::INIT, 0) };
@@ -218,7 +255,7 @@ impl IkeSa {
     /// The next moment at which something is due.
     pub(crate) fn next_deadline(&self) -> Option<u64> {
         let request = self.requests.outstanding.as_ref().map(|request| request.due);
-        let children = self.children.values().filter_map(|child| child.deadline);
+        let children = self.children.values().flat_map(|child| [child.deadline, child.rekey_at]).flatten();
         [request, self.deadline, self.probe_at].into_iter().flatten().chain(children).min()
     }
 

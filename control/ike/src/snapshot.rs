@@ -80,7 +80,7 @@ pub struct ChildSnapshot {
     pub outbound_spi: u32,
     /// The core it was asked for; `None`: the host's choice.
     pub core: Option<u16>,
-    /// Its state as one word: `expecting`, `requested`, `installing` or `up`.
+    /// Its state as one word: `expecting`, `requested`, `installing`, `up` or `deleting`.
     pub state: &'static str,
     /// Its cipher, once agreed.
     pub suite: Option<Suite>,

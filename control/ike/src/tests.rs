@@ -10,6 +10,7 @@ use crate::sa::Stage;
 use crate::{Config, Identity, Ike, Output, PeerConfig, PeerId, PeerState, Psk, Suite, selector};
 
 mod answers;
+mod rekey;
 
 const PEER: PeerId = PeerId(1);
 
@@ -35,6 +36,8 @@ struct Pair {
     /// The engine of site 0 takes its time with inbound SAs: the last one it was given.
     slow: bool,
     held: Option<Output>,
+    /// Messages stay on the way until they are delivered by hand: sender and message.
+    kept: Option<Vec<(usize, Vec<u8>)>>,
 }
 
 fn config(local: &str, remote: &str, ours: &str, theirs: &str, endpoint: SocketAddr) -> PeerConfig {
@@ -51,6 +54,7 @@ fn config(local: &str, remote: &str, ours: &str, theirs: &str, endpoint: SocketA
         local: None,
         per_core: true,
         start: false,
+        upkeep: crate::Upkeep::default(),
     }
 }
 
@@ -65,7 +69,14 @@ impl Pair {
         };
         let (one, one_host) = site(1, config("a", "b", "10.1.0.0/16", "10.2.0.0/16", ends[1]));
         let (two, two_host) = site(2, config("b", "a", "10.2.0.0/16", "10.1.0.0/16", ends[0]));
-        Self { sites: [(one, one_host, ends[0]), (two, two_host, ends[1])], sent: vec![], said: vec![], slow: false, held: None }
+        Self {
+            sites: [(one, one_host, ends[0]), (two, two_host, ends[1])],
+            sent: vec![],
+            said: vec![],
+            slow: false,
+            held: None,
+            kept: None,
+        }
     }
 
     /// Both up; site 0 has begun.
@@ -108,9 +119,10 @@ impl Pair {
         match output {
             Output::Send { message, .. } => {
                 self.sent.push((who, message.clone()));
-                let from = self.sites[who].2;
-                let (ike, host, to) = &mut self.sites[1 - who];
-                ike.receive(0, from, *to, &message, host);
+                match &mut self.kept {
+                    Some(kept) => kept.push((who, message)),
+                    None => self.deliver(who, &message),
+                }
             }
             Output::Expect { child, .. } => self.sites[who].0.expected(0, child),
             output @ Output::InstallInbound { .. } if self.slow && who == 0 => self.held = Some(output),
@@ -119,6 +131,12 @@ impl Pair {
             Output::Event { text, .. } => self.said.push(text),
             Output::Retire { .. } | Output::Up { .. } | Output::Down { .. } => {}
         }
+    }
+
+    fn deliver(&mut self, from: usize, message: &[u8]) {
+        let address = self.sites[from].2;
+        let (ike, host, to) = &mut self.sites[1 - from];
+        ike.receive(0, address, *to, message, host);
     }
 
     /// Sends a request of our making, sealed with the keys of site `who`.
@@ -166,16 +184,8 @@ fn liveness_is_answered_by_an_empty_message() {
 }
 
 #[test]
-fn rekeys_are_declined_and_nothing_changes() {
+fn a_rekey_of_the_ike_sa_is_declined_and_nothing_changes() {
     let mut pair = Pair::up();
-    pair.send(
-        0,
-        exchange::CREATE_CHILD,
-        &child_request(|chain| {
-            chain.notify(notify::REKEY_SA, &[0; 4]);
-        }),
-    );
-    assert_eq!(pair.answer(1), [notify::NO_ADDITIONAL_SAS]);
     let mut ike = Chain::default();
     ike.nonce(&[1; 32]).push(kind::SA, &proposal::write(&Proposal::ike(&[Suite::Aes256Gcm16], &[crate::Group::X25519])));
     pair.send(0, exchange::CREATE_CHILD, &ike);
@@ -367,9 +377,11 @@ fn a_responder_that_answers_beyond_the_offer_is_told_to_delete() {
     chain.push(kind::TS_R, &selector::write(&["10.2.0.0/16".parse().expect("a prefix")]));
     let inner = Payloads::parse(chain.first(), chain.bytes()).expect("well formed");
     sa.requests.outstanding = None;
-    crate::exchange::child::on_response(&mut ike.cx, 0, sa, (id, spi), &inner);
+    let (ike, host, _) = &mut pair.sites[0];
+    let sa = ike.sas.values_mut().next().expect("an IKE SA");
+    crate::exchange::create::on_response(&mut ike.cx, 0, sa, (id, spi), &inner, host);
     assert!(!sa.children.contains_key(&id));
-    assert_eq!(sa.requests.waiting, [crate::sa::Task::DeleteChild(vec![spi])]);
+    assert_eq!(sa.requests.waiting, [crate::sa::Task::DeleteChild(vec![crate::sa::Doomed { ours: spi, theirs: 0x9000 }])]);
     assert!(matches!(sa.stage, Stage::Established));
     assert!(ike.cx.peers[&PEER].last_error.as_ref().is_some_and(|text| text.contains("its selectors are not within our offer")));
 }

@@ -1,6 +1,6 @@
 //! Known answers, computed elsewhere: `tests/vectors/keys.py` is the recipe.
 
-use super::{Exchange, IkeKeys, Seeds, child_keys, equal, prf, prf_plus, psk_auth};
+use super::{Exchange, IkeKeys, Material, Seeds, child_keys, equal, prf, prf_plus, psk_auth};
 use aws_lc_rs::aead;
 
 use crate::config::{Group, PeerId, Suite};
@@ -141,7 +141,7 @@ fn auth_values_and_child_keys_are_those_computed_elsewhere() {
         let keys = keys(suite, true);
         let auth = psk_auth(b"an example of a pre-shared key", b"first message", &nonce_r, &keys.auth_i, b"\x02\0\0\0name");
         assert_eq!(auth.to_vec(), vector(&format!("auth_i_{name}")));
-        let (from, towards) = child_keys(&keys.derive, suite, true, &nonce_i, &nonce_r);
+        let (from, towards) = child_keys(Material { derive: &keys.derive, shared: &[], nonce_i: &nonce_i, nonce_r: &nonce_r }, suite, true);
         for (key, side) in [(from, "i"), (towards, "r")] {
             let expected = vector(&format!("child_from_{side}_{name}"));
             let (bytes, salt) = expected.split_at(suite.key_bytes());

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use crate::config::{PeerConfig, Psk, describe_identity};
 use crate::context::Context;
-use crate::crypto::{equal, psk_auth};
+use crate::crypto::{Material, equal, psk_auth};
 use crate::error::Fault;
-use crate::exchange::child::{self, Material, Refusal};
+use crate::exchange::child::{self, Place, Refusal, Terms, nonce};
 use crate::exchange::{Came, End};
 use crate::message::{Chain, Payloads, exchange, kind, notify};
 use crate::output::Host;
@@ -29,14 +29,15 @@ pub(crate) fn prepare(cx: &mut Context, now: u64, sa: &mut IkeSa, response: Vec<
     let identity = config.local_id.body();
     let proof = psk_auth(config.psk.expose(), &starting.request, &sa.nonce_r, &keys.auth_i, &identity);
 
-    let child = child::prepare(cx, now, config.id, None, host).ok_or_else(|| local("no SPI to give"))?;
+    let spi = host.allocate_spi(config.id, None);
+    let child = child::prepare(cx, now, config.id, spi, nonce(host)).ok_or_else(|| local("no SPI to give"))?;
     let mut chain = Chain::default();
     chain.push(kind::ID_I, &identity);
     if sa.initial_contact {
         chain.notify(notify::INITIAL_CONTACT, &[]);
     }
     chain.push(kind::ID_R, &config.remote_id.body()).auth(METHOD_PSK, proof.as_slice());
-    child::offer(&mut chain, &config, child.spi, config.per_core);
+    child::offer(&mut chain, &config, child.spi, &[], config.per_core);
     sa.stage = Stage::Authenticating(Box::new(Authenticating { response, child: child.id, held: Some(chain) }));
     sa.children.insert(child.id, child);
     Ok(())
@@ -77,7 +78,7 @@ pub(crate) fn on_response(cx: &mut Context, now: u64, sa: &mut IkeSa, payloads: 
         return Err(End::Delete(Fault::PeerRefused(format!("{} for the first child", notify::name(error.kind)))));
     }
     let Some(child) = sa.children.get_mut(&child) else { return Err(End::Delete(Fault::Local("the first child was given up".to_owned()))) };
-    let material = Material { derive: &keys.derive, nonce_i: &sa.nonce_i, nonce_r: &sa.nonce_r };
+    let material = Material { derive: &keys.derive, shared: &[], nonce_i: &sa.nonce_i, nonce_r: &sa.nonce_r };
     child::complete(cx, now, child, &config, payloads, material).map_err(End::Delete)
 }
 
@@ -155,8 +156,8 @@ fn verify(cx: &mut Context, now: u64, sa: &IkeSa, from: SocketAddr, payloads: &P
 /// Negotiates the first child and holds the response until it is installed, or says at once why there is none.
 fn answer(cx: &mut Context, now: u64, sa: &mut IkeSa, came: &Came, payloads: &Payloads<'_>, base: Chain, host: &mut dyn Host) {
     let (Some(config), Some(keys)) = (sa.peer.and_then(|peer| cx.peer(peer)), sa.keys.as_ref()) else { return };
-    let material = Material { derive: &keys.derive, nonce_i: &sa.nonce_i, nonce_r: &sa.nonce_r };
-    match child::accept(cx, now, &config, payloads, material, false, host) {
+    let material = Material { derive: &keys.derive, shared: &[], nonce_i: &sa.nonce_i, nonce_r: &sa.nonce_r };
+    match child::accept(cx, now, &config, payloads, material, Terms { groups: &[], place: Place::First }, host) {
         Ok((child, chain)) => {
             let (mut success, mut failure) = (base.clone(), base);
             success.append(&chain);
@@ -165,12 +166,12 @@ fn answer(cx: &mut Context, now: u64, sa: &mut IkeSa, came: &Came, payloads: &Pa
             sa.replies.held = Some(Held { child: child.id, came: *came, success, failure });
             sa.children.insert(child.id, child);
         }
-        Err(Refusal { notify, fault }) => {
+        Err(Refusal { notify, data, fault }) => {
             // Section 1.2: the IKE SA is made all the same; the initiator may ask for another child.
             let mut chain = base;
-            sa.reply(cx, came, chain.notify(notify, &[]));
+            sa.reply(cx, came, chain.notify(notify, &data));
             established(cx, now, sa);
-            cx.fault(config.id, &fault);
+            fault.into_iter().for_each(|fault| _ = cx.fault(config.id, &fault));
         }
     }
 }

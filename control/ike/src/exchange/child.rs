@@ -1,17 +1,15 @@
-//! Children: the second half of IKE_AUTH and the whole of CREATE_CHILD_SA (RFC 7296 sections 1.3, 2.9, 2.17; RFC 9611).
+//! What IKE_AUTH and CREATE_CHILD_SA say about a child, and its keys (RFC 7296 sections 1.3, 2.9, 2.17; RFC 9611).
 
 use crate::child::{Child, Step};
-use crate::config::{PeerConfig, PeerId};
+use crate::config::{Group, PeerConfig, PeerId};
 use crate::context::Context;
-use crate::crypto::{Secret, child_keys};
+use crate::crypto::{Exchange, Material, child_keys};
 use crate::error::Fault;
-use crate::exchange::Came;
-use crate::message::{Chain, Payloads, exchange, kind, notify};
-use crate::output::{ChildId, Host, Level, Output, Selectors};
+use crate::message::{Chain, Payloads, kind, notify};
+use crate::output::{ChildId, Host, Output, Selectors};
 use crate::proposal::{self, Proposal};
-use crate::retransmit::Purpose;
-use crate::sa::{Held, IkeSa, Stage, Task};
 use crate::selector;
+use zeroize::Zeroizing;
 
 /// The most children of one IKE SA: one for each of a peer's 256 cores, and the fallback.
 pub(crate) const CHILDREN_MAX: usize = 257;
@@ -22,12 +20,19 @@ pub(crate) const NONCE_BYTES: usize = 32;
 #[derive(Debug)]
 pub(crate) struct Refusal {
     pub(crate) notify: u16,
-    pub(crate) fault: Fault,
+    pub(crate) data: Vec<u8>,
+    /// `None` where the peer only has to ask again in another way.
+    pub(crate) fault: Option<Fault>,
 }
 
 impl Refusal {
     fn new(notify: u16, fault: Fault) -> Self {
-        Self { notify, fault }
+        Self { notify, data: Vec::new(), fault: Some(fault) }
+    }
+
+    /// Section 1.3: the group that we want.
+    pub(crate) fn group(group: Group) -> Self {
+        Self { notify: notify::INVALID_KE_PAYLOAD, data: group.number().to_be_bytes().to_vec(), fault: None }
     }
 }
 
@@ -38,33 +43,45 @@ pub(crate) fn nonce(host: &mut dyn Host) -> Vec<u8> {
     nonce
 }
 
-/// First phase, initiator: chooses an SPI and has the engine expect it. `None` if the host has no SPI to give.
-pub(crate) fn prepare(cx: &mut Context, now: u64, peer: PeerId, core: Option<u16>, host: &mut dyn Host) -> Option<Child> {
-    let spi = Some(host.allocate_spi(peer, core)).filter(|spi| *spi > 255)?;
+/// First phase, initiator: the engine has to expect this SPI. `None` if the host had no SPI to give.
+pub(crate) fn prepare(cx: &mut Context, now: u64, peer: PeerId, spi: u32, nonce: Vec<u8>) -> Option<Child> {
+    let spi = Some(spi).filter(|spi| *spi > 255)?;
     let id = cx.child_id();
     cx.outputs.push_back(Output::Expect { child: id, peer, spi });
-    Some(Child {
+    let deadline = Some(now.saturating_add(cx.config.engine_ms));
+    Some(Child { nonce, deadline, ..empty(id, peer, spi, now) })
+}
+
+/// A child at its first step.
+fn empty(id: ChildId, peer: PeerId, spi: u32, now: u64) -> Child {
+    Child {
         id,
         peer,
         initiator: true,
         spi,
         remote_spi: 0,
-        core,
+        core: None,
         step: Step::Expecting,
-        deadline: Some(now.saturating_add(cx.config.engine_ms)),
+        deadline: None,
         suite: None,
         esn: false,
         selectors: Selectors::default(),
-        fallback: core.is_none(),
-        nonce: nonce(host),
+        fallback: true,
+        nonce: Vec::new(),
+        exchange: None,
+        replaces: None,
+        lowest_nonce: Vec::new(),
+        rival: None,
+        redundant: false,
+        rekey_at: None,
         outbound: None,
         started: now,
-    })
+    }
 }
 
-/// What a request for this child says about it.
-pub(crate) fn offer(chain: &mut Chain, config: &PeerConfig, spi: u32, marked: bool) {
-    chain.push(kind::SA, &proposal::write(&Proposal::esp(&config.esp_suites, spi)));
+/// What a request for this child says about it. `groups` are those of a fresh key exchange; none: without one.
+pub(crate) fn offer(chain: &mut Chain, config: &PeerConfig, spi: u32, groups: &[Group], marked: bool) {
+    chain.push(kind::SA, &proposal::write(&Proposal::esp(&config.esp_suites, spi).with_groups(groups)));
     chain.push(kind::TS_I, &selector::write(&config.local_subnets));
     chain.push(kind::TS_R, &selector::write(&config.remote_subnets));
     notices(chain, marked);
@@ -79,24 +96,23 @@ pub(crate) fn notices(chain: &mut Chain, marked: bool) {
     }
 }
 
-/// Initiator: the engine expects the SPI; the request goes out.
-pub(crate) fn request(cx: &mut Context, now: u64, sa: &mut IkeSa, id: ChildId) {
-    let Some(child) = sa.children.get_mut(&id) else { return };
-    let Some(config) = cx.peer(child.peer) else { return };
-    (child.step, child.deadline) = (Step::Requested, None);
-    let spi = child.spi;
-    let mut chain = Chain::default();
-    chain.nonce(&child.nonce);
-    offer(&mut chain, &config, child.spi, sa.per_core && !child.fallback);
-    sa.send_request(cx, now, exchange::CREATE_CHILD, &chain, Purpose::CreateChild(id, spi));
+/// Where a responder's child is to stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It is the first child of its IKE SA.
+    First,
+    /// It is one more.
+    Further,
+    /// It replaces the one with this inbound SPI.
+    After(u32),
 }
 
-/// The two nonces of the exchange that makes a child, initiator's first, and SK_d.
+/// What differs from child to child for a responder.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Material<'a> {
-    pub(crate) derive: &'a Secret,
-    pub(crate) nonce_i: &'a [u8],
-    pub(crate) nonce_r: &'a [u8],
+pub(crate) struct Terms<'a> {
+    /// Groups for a fresh key exchange; IKE_AUTH has none.
+    pub(crate) groups: &'a [Group],
+    pub(crate) place: Place,
 }
 
 /// Responder: chooses, narrows and derives. The child still has to be installed before `answer` may leave.
@@ -106,7 +122,7 @@ pub(crate) fn accept(
     config: &PeerConfig,
     payloads: &Payloads<'_>,
     material: Material<'_>,
-    further: bool,
+    terms: Terms<'_>,
     host: &mut dyn Host,
 ) -> Result<(Child, Chain), Refusal> {
     let syntax = |what: &str| Refusal::new(notify::INVALID_SYNTAX, Fault::Misbehaved(what.to_owned()));
@@ -116,7 +132,7 @@ pub(crate) fn accept(
     let offers = proposal::parse(sa).map_err(|malformed| syntax(malformed.0))?;
     let theirs = selector::parse(ts_i).map_err(|malformed| syntax(malformed.0))?;
     let ours = selector::parse(ts_r).map_err(|malformed| syntax(malformed.0))?;
-    let chosen = proposal::choose(&Proposal::esp(&config.esp_suites, 0), &offers)
+    let chosen = choose(config, payloads, &offers, terms)
         .map_err(|reason| Refusal::new(notify::NO_PROPOSAL_CHOSEN, Fault::Incompatible(format!("no common ESP proposal: {reason}"))))?;
     let (Some(remote_spi), Some(suite)) = (chosen.child_spi(), chosen.suite()) else {
         return Err(syntax("a proposal with a reserved SPI"));
@@ -133,35 +149,63 @@ pub(crate) fn accept(
         );
         return Err(Refusal::new(notify::TS_UNACCEPTABLE, Fault::Incompatible(text)));
     }
-    let spi = if further { host.allocate_further_spi(config.id) } else { host.allocate_spi(config.id, None) };
+    let mut chain = Chain::default();
+    let shared = match chosen.group() {
+        Some(group) => answer_exchange(&mut chain, group, payloads, host)?,
+        None => Zeroizing::default(),
+    };
+    let spi = match terms.place {
+        Place::First => host.allocate_spi(config.id, None),
+        Place::Further => host.allocate_further_spi(config.id),
+        Place::After(predecessor) => host.allocate_successor_spi(config.id, predecessor),
+    };
     let spi = Some(spi).filter(|spi| *spi > 255);
     let spi = spi.ok_or_else(|| Refusal::new(notify::TEMPORARY_FAILURE, Fault::Local("no SPI to give".to_owned())))?;
 
-    let (from_peer, to_peer) = child_keys(material.derive, suite, chosen.esn(), material.nonce_i, material.nonce_r);
+    let material = Material { shared: &shared, ..material };
+    let (from_peer, to_peer) = child_keys(material, suite, chosen.esn());
     let id = cx.child_id();
-    let mut chain = Chain::default();
     chain.push(kind::SA, &proposal::write(&Proposal { spi: spi.to_be_bytes().to_vec(), ..chosen.clone() }));
     chain.push(kind::TS_I, &selector::write(&selectors.remote));
     chain.push(kind::TS_R, &selector::write(&selectors.local));
     cx.outputs.push_back(Output::InstallInbound { child: id, peer: config.id, spi, keys: from_peer, selectors: selectors.clone() });
     let child = Child {
-        id,
-        peer: config.id,
         initiator: false,
-        spi,
         remote_spi,
-        core: None,
         step: Step::Installing,
         deadline: Some(now.saturating_add(cx.config.engine_ms)),
         suite: Some(suite),
         esn: chosen.esn(),
         selectors,
-        fallback: true,
-        nonce: Vec::new(),
+        lowest_nonce: material.nonce_i.min(material.nonce_r).to_vec(),
         outbound: Some(to_peer),
-        started: now,
+        ..empty(id, config.id, spi, now)
     };
     Ok((child, chain))
+}
+
+/// One of the peer's proposals. A fresh key exchange is taken where it is offered, and demanded where that is configured.
+fn choose(config: &PeerConfig, payloads: &Payloads<'_>, offers: &[Proposal], terms: Terms<'_>) -> Result<Proposal, String> {
+    let plain = Proposal::esp(&config.esp_suites, 0);
+    if terms.groups.is_empty() {
+        return proposal::choose(&plain, offers);
+    }
+    let sent = payloads.ke.map(|ke| ke.group);
+    let mut groups = terms.groups.to_vec();
+    // The group that is already computed saves a round trip.
+    groups.sort_by_key(|group| Some(group.number()) != sent);
+    let fresh = proposal::choose(&plain.clone().with_groups(&groups), offers);
+    if config.upkeep.pfs { fresh } else { fresh.or_else(|_| proposal::choose(&plain, offers)) }
+}
+
+/// Responder: our half of a fresh key exchange, and the secret.
+fn answer_exchange(chain: &mut Chain, group: Group, payloads: &Payloads<'_>, host: &mut dyn Host) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    let ke = payloads.ke.filter(|ke| ke.group == group.number()).ok_or_else(|| Refusal::group(group))?;
+    let broken = || Refusal::new(notify::INVALID_SYNTAX, Fault::Misbehaved("its key exchange value is not a valid one".to_owned()));
+    let exchange = Exchange::new(group, host).ok_or_else(broken)?;
+    let shared = exchange.agree(ke.public).ok_or_else(broken)?;
+    chain.ke(group.number(), &exchange.public);
+    Ok(shared)
 }
 
 /// Initiator: the peer agreed to the child; its inbound SA goes to the engine.
@@ -182,7 +226,9 @@ pub(crate) fn complete(
     let (Some(remote_spi), Some(suite)) = (chosen.child_spi(), chosen.suite()) else {
         return Err(misbehaved("it chose a proposal without a usable SPI or cipher"));
     };
-    if !Proposal::esp(&config.esp_suites, 0).allows(chosen) {
+    let groups: &[Group] = if child.exchange.is_some() { &cx.config.groups } else { &[] };
+    let group = chosen.group();
+    if !Proposal::esp(&config.esp_suites, 0).with_groups(groups).allows(chosen) || group.is_some() != child.exchange.is_some() {
         return Err(Fault::Misbehaved(format!("it chose what was not offered: {}", proposal::describe(chosen))));
     }
     let local = selector::parse(ts_i).map_err(|malformed| misbehaved(malformed.0))?;
@@ -195,7 +241,17 @@ pub(crate) fn complete(
     if !selector::usable(&local, &remote) {
         return Err(Fault::Incompatible("its selectors leave no family common to both sides".to_owned()));
     }
-    let (to_peer, from_peer) = child_keys(material.derive, suite, chosen.esn(), material.nonce_i, material.nonce_r);
+    let shared = match &child.exchange {
+        Some(exchange) => {
+            let ke = payloads.ke.filter(|ke| group == Some(exchange.group) && ke.group == exchange.group.number());
+            ke.and_then(|ke| exchange.agree(ke.public)).ok_or_else(|| misbehaved("its key exchange value is not a valid one"))?
+        }
+        None => Zeroizing::default(),
+    };
+    let material = Material { shared: &shared, ..material };
+    let (to_peer, from_peer) = child_keys(material, suite, chosen.esn());
+    child.exchange = None;
+    child.lowest_nonce = material.nonce_i.min(material.nonce_r).to_vec();
     child.remote_spi = remote_spi;
     child.suite = Some(suite);
     child.esn = chosen.esn();
@@ -206,75 +262,4 @@ pub(crate) fn complete(
     let selectors = child.selectors.clone();
     cx.outputs.push_back(Output::InstallInbound { child: child.id, peer: child.peer, spi: child.spi, keys: from_peer, selectors });
     Ok(())
-}
-
-/// Responder: a CREATE_CHILD_SA request.
-pub(crate) fn on_request(cx: &mut Context, now: u64, sa: &mut IkeSa, came: &Came, payloads: &Payloads<'_>, host: &mut dyn Host) {
-    let refuse = |cx: &mut Context, sa: &mut IkeSa, kind: u16| {
-        sa.reply(cx, came, Chain::default().notify(kind, &[]));
-    };
-    let Some(config) = sa.peer.and_then(|peer| cx.peer(peer)) else { return refuse(cx, sa, notify::TEMPORARY_FAILURE) };
-    if !matches!(sa.stage, Stage::Established) {
-        return refuse(cx, sa, notify::TEMPORARY_FAILURE);
-    }
-    // RFC 7296 section 1.3: a rekey of the IKE SA has no selectors, a rekey of a child says which one it replaces.
-    // Neither is offered yet, and this is the answer for "no more SAs here": the peer starts over when its key is used up.
-    if payloads.notify(notify::REKEY_SA).is_some() || (payloads.sa.is_some() && payloads.ts_i.is_none()) {
-        cx.event(config.id, Level::Info, format!("{} asked for a rekey, which this version does not do", config.name));
-        return refuse(cx, sa, notify::NO_ADDITIONAL_SAS);
-    }
-    let marked = payloads.notify(notify::SA_RESOURCE_INFO).is_some();
-    if sa.children.len() >= CHILDREN_MAX || (marked && !sa.per_core) {
-        return refuse(cx, sa, if marked { notify::TS_MAX_QUEUE } else { notify::NO_ADDITIONAL_SAS });
-    }
-    let (Some(nonce_i), Some(keys)) = (payloads.nonce, sa.keys.as_ref()) else { return refuse(cx, sa, notify::INVALID_SYNTAX) };
-    let nonce_r = nonce(host);
-    let material = Material { derive: &keys.derive, nonce_i, nonce_r: &nonce_r };
-    match accept(cx, now, &config, payloads, material, marked, host) {
-        Err(refusal) => {
-            cx.fault(config.id, &refusal.fault);
-            refuse(cx, sa, refusal.notify);
-        }
-        Ok((mut child, mut success)) => {
-            child.fallback = !marked;
-            success.nonce(&nonce_r);
-            notices(&mut success, marked);
-            let mut failure = Chain::default();
-            failure.notify(notify::TEMPORARY_FAILURE, &[]);
-            sa.replies.held = Some(Held { child: child.id, came: *came, success, failure });
-            sa.children.insert(child.id, child);
-        }
-    }
-}
-
-/// Initiator: the answer to CREATE_CHILD_SA. A child that we cannot use is deleted by our inbound SPI (section 1.4.1).
-pub(crate) fn on_response(cx: &mut Context, now: u64, sa: &mut IkeSa, (id, spi): (ChildId, u32), payloads: &Payloads<'_>) {
-    let Some(child) = sa.children.get_mut(&id) else {
-        // It was given up meanwhile, and the peer may have made it.
-        return if payloads.error().is_none() {
-            sa.requests.waiting.push_back(Task::DeleteChild(vec![spi]))
-        };
-    };
-    let (peer, keys) = (child.peer, sa.keys.as_ref());
-    let (Some(config), Some(keys)) = (cx.peer(peer), keys) else { return };
-    let result = match (payloads.error(), payloads.nonce) {
-        (Some(error), _) => {
-            // RFC 9611: no more for these selectors. NO_ADDITIONAL_SAS: no more at all.
-            sa.full |= matches!(error.kind, notify::TS_MAX_QUEUE | notify::NO_ADDITIONAL_SAS);
-            Err(Fault::PeerRefused(format!("{} for a further child", notify::name(error.kind))))
-        }
-        (None, None) => Err(Fault::Misbehaved("an answer about a child without a nonce".to_owned())),
-        (None, Some(nonce_r)) => {
-            let nonce_i = child.nonce.clone();
-            complete(cx, now, child, &config, payloads, Material { derive: &keys.derive, nonce_i: &nonce_i, nonce_r })
-        }
-    };
-    let Err(fault) = result else { return };
-    if let Some(child) = sa.children.remove(&id) {
-        child.retire(cx);
-    }
-    if payloads.error().is_none() {
-        sa.requests.waiting.push_back(Task::DeleteChild(vec![spi]));
-    }
-    cx.fault(peer, &fault);
 }

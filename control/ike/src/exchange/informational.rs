@@ -1,5 +1,6 @@
 //! INFORMATIONAL: liveness and DELETE (RFC 7296 sections 1.4, 2.4, 2.25).
 
+use crate::child::Step;
 use crate::context::Context;
 use crate::error::Fault;
 use crate::exchange::{Came, End};
@@ -27,15 +28,18 @@ pub(crate) fn on_request(cx: &mut Context, sa: &mut IkeSa, came: &Came, payloads
     }
 }
 
-/// Removes the children whose outbound SPIs the peer names; returns our inbound SPIs of the same pairs.
+/// Removes the children whose outbound SPIs the peer names; returns our inbound SPIs of the same pairs, but for those that
+/// we are deleting ourselves (section 2.25.1).
 fn delete_children(cx: &mut Context, sa: &mut IkeSa, payloads: &Payloads<'_>) -> Vec<u32> {
     let deletes = payloads.deletes.iter().filter(|delete| delete.protocol == protocol::ESP);
     let mut ours = Vec::new();
     for spi in deletes.flat_map(|delete| &delete.spis) {
-        let found = sa.children.values().find(|child| child.remote_spi == *spi).map(|child| child.id);
+        let found = sa.children.values().find(|child| child.remote_spi > 0 && child.remote_spi == *spi).map(|child| child.id);
         if let Some(child) = found.and_then(|id| sa.children.remove(&id)) {
             child.retire(cx);
-            ours.push(child.spi);
+            if child.step != Step::Deleting {
+                ours.push(child.spi);
+            }
         }
     }
     ours

@@ -53,6 +53,8 @@ pub(crate) struct Auth<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Notify<'a> {
     pub(crate) kind: u16,
+    /// Of the SA that it is about; empty for the IKE SA.
+    pub(crate) spi: &'a [u8],
     pub(crate) data: &'a [u8],
 }
 
@@ -183,8 +185,8 @@ fn parse_auth(mut body: &[u8]) -> Result<Auth<'_>, Malformed> {
 fn parse_notify(mut body: &[u8]) -> Result<Notify<'_>, Malformed> {
     let [_protocol, spi_bytes] = array(&mut body, "a notification cut short")?;
     let kind = word(&mut body, "a notification cut short")?;
-    take(&mut body, usize::from(spi_bytes), "a notification's SPI longer than it")?;
-    Ok(Notify { kind, data: body })
+    let spi = take(&mut body, usize::from(spi_bytes), "a notification's SPI longer than it")?;
+    Ok(Notify { kind, spi, data: body })
 }
 
 fn parse_delete(mut body: &[u8]) -> Result<Delete, Malformed> {
@@ -212,7 +214,12 @@ mod tests {
         // Given one payload of each kind, written by our own hand
         let mut chain = Chain::default();
         chain.push(kind::SA, b"sa").ke(31, b"public").nonce(&[7; 16]).id(kind::ID_I, 2, b"berlin").auth(2, b"mac");
-        chain.notify(16_384, b"data").delete(3, &[0x1234_5678]).push(kind::VENDOR, b"vendor").push(kind::TS_I, b"ts");
+        chain
+            .notify(16_384, b"data")
+            .notify_child(16_393, 0x9abc_def0)
+            .delete(3, &[0x1234_5678])
+            .push(kind::VENDOR, b"vendor")
+            .push(kind::TS_I, b"ts");
         // When it is read
         let read = Payloads::parse(chain.first(), chain.bytes()).expect("well formed");
         // Then every field is where it was
@@ -222,6 +229,7 @@ mod tests {
         assert_eq!(read.id_i.map(|id| (id.kind, id.data)), Some((2, b"berlin".as_slice())));
         assert_eq!(read.auth.map(|auth| (auth.method, auth.data)), Some((2, b"mac".as_slice())));
         assert_eq!(read.notify(16_384).map(|n| n.data), Some(b"data".as_slice()));
+        assert_eq!(read.notify(16_393).map(|n| (n.spi, n.data)), Some((0x9abc_def0_u32.to_be_bytes().as_slice(), [].as_slice())));
         assert_eq!(read.deletes[0].spis, [0x1234_5678]);
         assert_eq!((read.vendors.len(), read.ts_i), (1, Some(b"ts".as_slice())));
         assert_eq!(read.error(), None);

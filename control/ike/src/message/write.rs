@@ -2,6 +2,9 @@
 
 use super::kind;
 
+/// The protocol of a child in a notification (section 3.10).
+const ESP: u8 = 3;
+
 /// Payloads in the order in which they were pushed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Chain {
@@ -79,6 +82,11 @@ impl Chain {
     /// Adds a notification about the IKE SA (section 3.10): no protocol, no SPI.
     pub(crate) fn notify(&mut self, kind: u16, data: &[u8]) -> &mut Self {
         self.push(kind::NOTIFY, &[&[0, 0], kind.to_be_bytes().as_slice(), data].concat())
+    }
+
+    /// Adds a notification about a child, which is named by its sender's inbound SPI.
+    pub(crate) fn notify_child(&mut self, kind: u16, spi: u32) -> &mut Self {
+        self.push(kind::NOTIFY, &[&[ESP, 4], kind.to_be_bytes().as_slice(), &spi.to_be_bytes()].concat())
     }
 
     /// Adds a DELETE (section 3.11); no SPIs for the IKE SA itself.

@@ -3,8 +3,9 @@
 use super::{PEER, Pair, chosen};
 use crate::config::Group;
 use crate::crypto::Exchange;
+use crate::crypto::Material;
 use crate::error::Fault;
-use crate::exchange::child::{Material, complete};
+use crate::exchange::child::complete;
 use crate::exchange::{Came, init};
 use crate::message::{Chain, Header, Payloads, exchange, kind, notify};
 use crate::proposal::{self, Proposal};
@@ -184,7 +185,7 @@ fn a_choice_about_a_child_that_breaks_a_rule_is_not_taken() {
         chain.push(kind::SA, choice).push(kind::TS_I, &nets(ts_i)).push(kind::TS_R, &nets(ts_r));
         let payloads = Payloads::parse(chain.first(), chain.bytes()).expect("well formed");
         let child = sa.children.get_mut(&id).expect("asked for");
-        let material = Material { derive: &sa.keys.as_ref().expect("keys").derive, nonce_i: &[1; 32], nonce_r: &[2; 32] };
+        let material = Material { derive: &sa.keys.as_ref().expect("keys").derive, shared: &[], nonce_i: &[1; 32], nonce_r: &[2; 32] };
         let result = complete(&mut ike.cx, 0, child, &config, &payloads, material);
         match (result, reason) {
             (Ok(()), None) => {}

@@ -7,6 +7,7 @@ use penstock_ike::{ChildId, ChildKeys, Ike, Output, Selectors, When};
 struct Inbound {
     keys: ChildKeys,
     dies: Option<u64>,
+    heard: bool,
 }
 
 struct Outbound {
@@ -15,6 +16,16 @@ struct Outbound {
     keys: ChildKeys,
     /// When it takes over by itself.
     takes_over: Option<u64>,
+    /// Cores without an SA of their own use it.
+    fallback: bool,
+}
+
+/// A packet on its way.
+pub type Packet = (u32, ChildKeys);
+
+/// The core that an inbound SPI names.
+fn core(inbound_spi: u32) -> u32 {
+    inbound_spi & 0xff
 }
 
 pub enum Done {
@@ -41,8 +52,16 @@ pub struct Engine {
     expected: BTreeSet<u32>,
     inbound: BTreeMap<u32, Inbound>,
     outbound: Vec<Outbound>,
-    /// The inbound SPI of the pair that is sent on.
-    current: Option<u32>,
+    /// By core, the inbound SPI of the pair that is sent on.
+    current: BTreeMap<u32, u32>,
+    /// The core that sends for those without an SA.
+    fallback: Option<u32>,
+    /// Packets that wait for a key, by SPI.
+    waiting: BTreeMap<u32, u64>,
+    /// Every key that was ever installed outbound.
+    pub sealed_with: Vec<([u8; 32], [u8; 4])>,
+    /// Parked packets whose SPI never got a key.
+    pub parked_in_vain: u64,
     /// Packets that found no outbound SA although there had been one.
     pub no_sa: u64,
     /// Packets that came for an SPI unknown here.
@@ -90,10 +109,32 @@ impl Engine {
 
     fn time(&mut self, now: u64) {
         self.inbound.retain(|_, sa| sa.dies.is_none_or(|dies| dies > now));
-        let due = self.outbound.iter_mut().find(|sa| sa.takes_over.is_some_and(|at| at <= now));
-        if let Some(sa) = due {
-            sa.takes_over = None;
-            self.current = Some(sa.inbound_spi);
+        let due = self.outbound.iter().find(|sa| sa.takes_over.is_some_and(|at| at <= now)).map(|sa| sa.inbound_spi);
+        due.into_iter().for_each(|spi| self.activate(spi));
+    }
+
+    /// The pair sends for its core from now on.
+    fn activate(&mut self, inbound_spi: u32) {
+        let Some(sa) = self.outbound.iter_mut().find(|sa| sa.inbound_spi == inbound_spi) else { return };
+        sa.takes_over = None;
+        if sa.fallback {
+            self.fallback = Some(core(inbound_spi));
+        }
+        self.current.insert(core(inbound_spi), inbound_spi);
+    }
+
+    /// The pair sends no more: a waiting one of its core takes over, else the newest.
+    fn stop_sending(&mut self, inbound_spi: u32) {
+        let core = core(inbound_spi);
+        if self.current.get(&core) != Some(&inbound_spi) {
+            return;
+        }
+        self.current.remove(&core);
+        let of_core = self.outbound.iter().enumerate().filter(|(_, sa)| self::core(sa.inbound_spi) == core);
+        match of_core.max_by_key(|(at, sa)| (sa.takes_over.is_some(), *at)).map(|(_, sa)| sa.inbound_spi) {
+            Some(next) => self.activate(next),
+            None if self.fallback == Some(core) => self.fallback = None,
+            None => {}
         }
     }
 
@@ -107,23 +148,28 @@ impl Engine {
             Output::InstallInbound { child, .. } if self.fail_inbound => Some(Done::Failed(child)),
             Output::InstallInbound { child, spi, keys, selectors, .. } => {
                 self.expected.remove(&spi);
-                assert!(self.inbound.insert(spi, Inbound { keys, dies: None }).is_none(), "an inbound SPI installed twice");
+                let parked = self.waiting.remove(&spi).unwrap_or(0);
+                self.delivered += parked;
+                let sa = Inbound { keys, dies: None, heard: parked > 0 };
+                assert!(self.inbound.insert(spi, sa).is_none(), "an inbound SPI installed twice");
                 self.selectors.push(selectors);
                 Some(Done::Installed(child))
             }
             Output::InstallOutbound { child, .. } if self.fail_outbound => Some(Done::Failed(child)),
-            Output::InstallOutbound { child, inbound_spi, spi, keys, when, per_core, .. } => {
-                assert!(self.inbound.contains_key(&inbound_spi), "outbound before inbound");
+            Output::InstallOutbound { child, inbound_spi, spi, keys, when, per_core, fallback, .. } => {
+                let heard = self.inbound.get(&inbound_spi).expect("outbound before inbound").heard;
                 let takes_over = match when {
                     When::Now => None,
                     When::OnInbound { or_after_ms } => Some(if or_after_ms == 0 { u64::MAX } else { now + u64::from(or_after_ms) }),
                 };
-                if takes_over.is_none() {
-                    self.current = Some(inbound_spi);
-                }
                 self.per_core_wanted = per_core;
                 self.whens.push(when);
-                self.outbound.push(Outbound { inbound_spi, spi, keys, takes_over });
+                self.sealed_with.push((keys.key, keys.salt));
+                self.outbound.push(Outbound { inbound_spi, spi, keys, takes_over, fallback });
+                let alone = !self.current.contains_key(&core(inbound_spi)) && self.fallback.is_none() && self.had;
+                if takes_over.is_none() || heard || alone {
+                    self.activate(inbound_spi);
+                }
                 Some(Done::Activated(child))
             }
             Output::Retire { inbound_spi, drain_ms, .. } => {
@@ -131,24 +177,20 @@ impl Engine {
                 if let Some(sa) = self.inbound.get_mut(&inbound_spi) {
                     sa.dies = Some(now + u64::from(drain_ms));
                 }
+                self.parked_in_vain += self.waiting.remove(&inbound_spi).unwrap_or(0);
                 self.outbound.retain(|sa| sa.inbound_spi != inbound_spi);
-                if self.current == Some(inbound_spi) {
-                    let successor = self.outbound.last_mut();
-                    self.current = successor.map(|sa| {
-                        sa.takes_over = None;
-                        sa.inbound_spi
-                    });
-                }
+                self.stop_sending(inbound_spi);
                 None
             }
             _ => None,
         }
     }
 
-    /// Seals one packet: the SPI and key that it goes out under.
-    pub fn seal(&mut self, now: u64) -> Option<(u32, ChildKeys)> {
+    /// Seals one packet of a core: the SPI and key that it goes out under.
+    pub fn seal(&mut self, now: u64, core: u32) -> Option<Packet> {
         self.time(now);
-        let sa = self.outbound.iter().find(|sa| Some(sa.inbound_spi) == self.current);
+        let own = self.current.get(&core).or_else(|| self.current.get(&self.fallback?));
+        let sa = own.and_then(|own| self.outbound.iter().find(|sa| sa.inbound_spi == *own));
         self.had |= sa.is_some();
         if sa.is_none() && self.had {
             self.no_sa += 1;
@@ -156,27 +198,26 @@ impl Engine {
         sa.map(|sa| (sa.spi, sa.keys.clone()))
     }
 
-    pub fn open(&mut self, now: u64, packet: Option<(u32, ChildKeys)>) {
+    pub fn open(&mut self, now: u64, (spi, keys): Packet) {
         self.time(now);
-        let Some((spi, keys)) = packet else { return };
         if self.expected.contains(&spi) {
             self.parked += 1;
+            *self.waiting.entry(spi).or_default() += 1;
             return;
         }
-        let Some(sa) = self.inbound.get(&spi) else {
+        let Some(sa) = self.inbound.get_mut(&spi) else {
             self.unknown_spi += 1;
             return;
         };
         assert!(sa.keys == keys, "a packet under another key");
-        self.delivered += 1;
-        if let Some(pair) = self.outbound.iter_mut().find(|sa| sa.inbound_spi == spi && sa.takes_over.is_some()) {
-            pair.takes_over = None;
-            self.current = Some(spi);
+        (sa.heard, self.delivered) = (true, self.delivered + 1);
+        if self.outbound.iter().any(|sa| sa.inbound_spi == spi && sa.takes_over.is_some()) {
+            self.activate(spi);
         }
     }
 
     pub fn lost(&self) -> u64 {
-        self.no_sa + self.unknown_spi
+        self.no_sa + self.unknown_spi + self.parked_in_vain
     }
 
     pub fn inbound_keys(&self, spi: u32) -> Option<&ChildKeys> {

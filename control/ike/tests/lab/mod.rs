@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use engine::Engine;
-use penstock_ike::{Config, Host, Identity, Ike, Level, Output, PeerConfig, PeerId, PeerState, Psk, Suite};
+use penstock_ike::{Config, Host, Identity, Ike, Level, Output, PeerConfig, PeerId, PeerState, Psk, Suite, Upkeep};
 
 pub const WEST: usize = 0;
 pub const EAST: usize = 1;
@@ -63,6 +63,10 @@ impl Host for Source {
         self.next_spi += 1 << 8;
         if self.dry { 0 } else { self.next_spi | u32::from(core.unwrap_or(0)) }
     }
+
+    fn allocate_successor_spi(&mut self, peer: PeerId, inbound_spi: u32) -> u32 {
+        self.allocate_spi(peer, u16::try_from(inbound_spi & 0xff).ok())
+    }
 }
 
 pub struct Site {
@@ -108,8 +112,13 @@ pub struct World {
     pub chance: Chance,
     pub flights: BTreeMap<(u64, u64), Flight>,
     sequence: u64,
-    /// Milliseconds between two packets of inner traffic, each way.
+    /// Milliseconds between two packets of inner traffic, each way and of each core.
     pub traffic_every: Option<u64>,
+    /// How many cores of each site have traffic.
+    pub cores: u32,
+    /// How long a packet of inner traffic travels, and by how much more at most. Packets of one moment overtake each other.
+    pub data_ms: (u64, u64),
+    packets: BTreeMap<(u64, u64), (usize, engine::Packet)>,
     /// Milliseconds that an engine step takes.
     pub engine_ms: u64,
     pub sent: Vec<(usize, Vec<u8>)>,
@@ -131,6 +140,7 @@ pub fn peer_config(name: &str, us: &str, them: &str, ours: &str, theirs: &str, e
         local: None,
         per_core: true,
         start: true,
+        upkeep: Upkeep::default(),
     }
 }
 
@@ -167,6 +177,9 @@ impl World {
             flights: BTreeMap::new(),
             sequence: 0,
             traffic_every: None,
+            cores: 1,
+            data_ms: (0, 0),
+            packets: BTreeMap::new(),
             engine_ms: 1,
             sent: Vec::new(),
             tap: None,
@@ -265,7 +278,8 @@ impl World {
         let timers = self.sites.iter().filter(|site| !site.dead).filter_map(|site| site.ike.next_deadline());
         let engines = self.sites.iter().filter_map(|site| site.engine.next());
         let traffic = self.traffic_every.map(|every| self.now / every * every + every);
-        let next = flight.into_iter().chain(timers).chain(engines).chain(traffic).min()?;
+        let packet = self.packets.keys().next().map(|(at, _)| *at);
+        let next = flight.into_iter().chain(packet).chain(timers).chain(engines).chain(traffic).min()?;
         (next <= end).then(|| next.max(self.now))
     }
 
@@ -295,22 +309,44 @@ impl World {
                 self.drain(who);
             }
         }
+        while let Some(entry) = self.packets.first_entry().filter(|entry| entry.key().0 <= self.now) {
+            let (to, packet) = entry.remove();
+            self.sites[to].engine.open(self.now, packet);
+        }
         if self.traffic_every.is_some_and(|every| self.now.is_multiple_of(every)) {
             self.pass_traffic();
         }
     }
 
-    /// One inner packet each way, at once.
+    /// One inner packet of each core each way.
     fn pass_traffic(&mut self) {
-        for who in [WEST, EAST] {
-            let now = self.now;
-            let packet = self.sites[who].engine.seal(now);
-            self.sites[1 - who].engine.open(now, packet);
+        let now = self.now;
+        for (who, core) in [WEST, EAST].into_iter().flat_map(|who| (0..self.cores).map(move |core| (who, core))) {
+            let Some(packet) = self.sites[who].engine.seal(now, core) else { continue };
+            if self.data_ms == (0, 0) {
+                self.sites[1 - who].engine.open(now, packet);
+                continue;
+            }
+            let late = if self.data_ms.1 > 0 { self.chance.below(self.data_ms.1) } else { 0 };
+            self.sequence += 1;
+            self.packets.insert((now + self.data_ms.0 + late, self.sequence), (1 - who, packet));
         }
     }
 
     pub fn up(&self, who: usize) -> bool {
         self.sites[who].ike.snapshot(self.now)[0].state == PeerState::Up
+    }
+
+    /// Packets that were sealed and not delivered, or not sealed for want of an SA, on both sides.
+    pub fn lost(&self) -> u64 {
+        self.sites.iter().map(|site| site.engine.lost()).sum()
+    }
+
+    /// No key was ever given to an engine twice for sending, on whichever side.
+    pub fn assert_keys_are_used_once(&self) {
+        let all: Vec<_> = self.sites.iter().flat_map(|site| &site.engine.sealed_with).collect();
+        let different: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!(all.len(), different.len(), "a key was used twice\n{}", self.describe());
     }
 
     pub fn both_up(&self) -> bool {

@@ -1,0 +1,106 @@
+//! Two rekeys of one child, and a rekey that meets a DELETE (RFC 7296 sections 2.8.1 and 2.25.1).
+//!
+//! A successor names its predecessor from the request to its end, on both sides. That is all the state there is:
+//!
+//! | the peer's request to rekey finds our child | answer |
+//! |---|---|
+//! | unknown | CHILD_SA_NOT_FOUND |
+//! | unknown, while our own request for a child is not answered | TEMPORARY_FAILURE |
+//! | being deleted, or our own successor agreed to, or another one of the peer's | TEMPORARY_FAILURE |
+//! | with a successor of ours that is asked for and not answered | yes; the lowest of the four nonces decides when our answer comes |
+//! | with one that was not asked for yet | yes; ours is dropped |
+
+use crate::child::{Child, Step};
+use crate::context::Context;
+use crate::message::{Chain, notify};
+use crate::output::ChildId;
+use crate::retransmit::Purpose;
+use crate::sa::IkeSa;
+
+/// What a responder needs to know of the child that is to be replaced.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Predecessor {
+    pub(crate) id: ChildId,
+    pub(crate) spi: u32,
+    pub(crate) core: Option<u16>,
+    pub(crate) fallback: bool,
+}
+
+/// Whether two successors of one child met, and which one stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Collision {
+    None,
+    Won,
+    Lost,
+}
+
+/// Initiator: the child to be replaced, if nothing but `successor` is about to replace it.
+pub(crate) fn open(sa: &IkeSa, old: ChildId, successor: ChildId) -> Option<&Child> {
+    let overtaken = sa.children.values().any(|child| child.replaces == Some(old) && child.id != successor);
+    sa.children.get(&old).filter(|old| old.up() && !old.redundant && !overtaken)
+}
+
+/// Responder: the child whose outbound SPI the peer names, or the refusal.
+pub(crate) fn predecessor(sa: &IkeSa, spi: &[u8]) -> Result<Predecessor, Chain> {
+    let named = |child: &&Child| child.remote_spi > 0 && child.remote_spi.to_be_bytes() == spi;
+    let mut refusal = Chain::default();
+    let Some(old) = sa.children.values().find(named) else {
+        let spi = spi.try_into().map(u32::from_be_bytes).unwrap_or_default();
+        // We do not know the SPIs of what the peer has agreed to and we have not heard of yet.
+        let unheard = sa.requests.outstanding.as_ref().is_some_and(|request| matches!(request.purpose, Purpose::CreateChild(..)));
+        if unheard || sa.deletes(spi) {
+            refusal.notify(notify::TEMPORARY_FAILURE, &[]);
+            return Err(refusal);
+        }
+        refusal.notify_child(notify::CHILD_SA_NOT_FOUND, spi);
+        return Err(refusal);
+    };
+    let agreed = |child: &Child| !child.initiator || !matches!(child.step, Step::Expecting | Step::Requested);
+    let overtaken = sa.children.values().any(|child| child.replaces == Some(old.id) && agreed(child));
+    if overtaken || !matches!(old.step, Step::Activating | Step::Up) {
+        refusal.notify(notify::TEMPORARY_FAILURE, &[]);
+        return Err(refusal);
+    }
+    Ok(Predecessor { id: old.id, spi: old.spi, core: old.core, fallback: old.fallback })
+}
+
+/// Responder: the peer's successor is accepted. One of ours that was not asked for yet is dropped; one that was has a rival.
+pub(crate) fn give_way(cx: &mut Context, sa: &mut IkeSa, theirs: &Child, old: ChildId) {
+    let Some(ours) = sa.children.values_mut().find(|child| child.replaces == Some(old)) else { return };
+    if ours.step == Step::Requested {
+        // It counts even if it is gone when our answer comes: the peer may have rekeyed it again by then.
+        ours.rival = Some((theirs.id, theirs.lowest_nonce.clone()));
+        return;
+    }
+    let id = ours.id;
+    sa.children.remove(&id).iter().for_each(|child| child.retire(cx));
+}
+
+/// The peer's successor could not be made here, and it is told so.
+pub(crate) fn without_rival(sa: &mut IkeSa, theirs: ChildId) {
+    sa.children.values_mut().filter(|child| child.rival.as_ref().is_some_and(|(id, _)| *id == theirs)).for_each(|child| child.rival = None);
+}
+
+/// Initiator: the peer has agreed to our successor; whether its own one stays instead. The nonces are compared octet by
+/// octet (section 2.8.1).
+pub(crate) fn collision(sa: &mut IkeSa, id: ChildId, nonce_r: &[u8]) -> Collision {
+    let Some(child) = sa.children.get(&id) else { return Collision::None };
+    let Some((theirs, their_lowest)) = &child.rival else { return Collision::None };
+    if child.nonce.as_slice().min(nonce_r) < their_lowest.as_slice() {
+        return Collision::Lost;
+    }
+    let theirs = *theirs;
+    if let Some(theirs) = sa.children.get_mut(&theirs) {
+        (theirs.redundant, theirs.rekey_at) = (true, None);
+    }
+    Collision::Won
+}
+
+/// Initiator: gives up a child that was asked for. What it was to replace is asked for again after a pause.
+pub(crate) fn abandon(cx: &mut Context, now: u64, sa: &mut IkeSa, id: ChildId, pause_ms: u64) {
+    let Some(child) = sa.children.remove(&id) else { return };
+    child.retire(cx);
+    if let Some(old) = child.replaces.and_then(|old| sa.children.get_mut(&old)) {
+        old.rekey_at = Some(now.saturating_add(cx.jitter.spread(pause_ms)));
+    }
+}

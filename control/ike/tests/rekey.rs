@@ -1,0 +1,122 @@
+//! Given steady traffic, when children are rekeyed by either side or by both at once, over whatever wire, then no packet is
+//! without a home, both sides end with the same children, and no engine keeps one that is not agreed.
+
+mod lab;
+
+use lab::{EAST, PEER, WEST, Wire, World, east_config, west_config};
+use penstock_ike::{Config, PeerConfig, RekeyRefused};
+
+const BAD: Wire = Wire { loss_percent: 20, copy_percent: 20, delay_ms: 5, jitter_ms: 100 };
+
+/// Both sides rekey their children at this age, each with its own jitter.
+fn every(ms: [u64; 2]) -> [PeerConfig; 2] {
+    let mut configs = [west_config(), east_config()];
+    configs.iter_mut().zip(ms).for_each(|(config, ms)| config.upkeep.rekey_child_ms = ms);
+    configs
+}
+
+/// Two sites that are up, with a child for each of two further cores, and traffic on all three.
+fn busy(seed: u64, [west, east]: [PeerConfig; 2]) -> World {
+    let mut world = World::with(seed, Config::default(), Config::default(), west, east);
+    world.initiate(WEST, true);
+    world.until(100, "up", World::both_up);
+    for core in [1, 2] {
+        world.create_child(WEST, core).expect("per core");
+        world.run(100);
+    }
+    (world.traffic_every, world.cores, world.data_ms) = (Some(7), 3, (3, 30));
+    world
+}
+
+/// Stops rekeying, lets the wire heal, and looks at what is left.
+fn calm(world: &mut World, seed: u64, children: usize) {
+    world.wire = Wire { delay_ms: 5, ..Wire::default() };
+    let [west, east] = every([1 << 40; 2]);
+    world.with_ike(WEST, |now, ike| ike.set_peer(now, west));
+    world.with_ike(EAST, |now, ike| ike.set_peer(now, east));
+    let still = |world: &World| {
+        let done = |who| {
+            world.ike_sas(who).len() == 1 && world.children(who).len() == children && world.ike_sas(who)[0].children.len() == children
+        };
+        done(WEST) && done(EAST)
+    };
+    // What met an obstacle is tried again within this time, and then no more.
+    world.run(40_000);
+    world.until(30_000, &format!("seed {seed}: {children} children each"), still);
+    world.run(10_000);
+    assert!(still(world), "seed {seed}\n{}", world.describe());
+    world.assert_agreed();
+    for who in [WEST, EAST] {
+        let held = world.sites[who].engine.counts(world.now);
+        assert_eq!(held, (children, children, 0), "seed {seed}: what the engine holds\n{}", world.describe());
+        assert!(world.sites[who].downs.is_empty(), "seed {seed}");
+    }
+    world.assert_keys_are_used_once();
+    assert_eq!(world.lost(), 0, "seed {seed}\n{}", world.describe());
+}
+
+fn rekeyed(world: &World, who: usize) -> usize {
+    world.sites[who].ups
+}
+
+#[test]
+fn one_side_rekeys_under_traffic() {
+    for seed in 0..40 {
+        let ms = if seed % 2 == 0 { [2_000, 1 << 40] } else { [1 << 40, 2_000] };
+        let mut world = busy(seed, every(ms));
+        let before = world.children(WEST);
+        world.run(20_000);
+        assert!(rekeyed(&world, WEST) > 3 * 8, "seed {seed}: {}", rekeyed(&world, WEST));
+        assert!(world.children(WEST).iter().all(|pair| !before.contains(pair)), "new SPIs");
+        calm(&mut world, seed, 3);
+    }
+}
+
+#[test]
+fn one_side_rekeys_over_a_bad_wire() {
+    for seed in 0..60 {
+        let ms = if seed % 2 == 0 { [2_000, 1 << 40] } else { [1 << 40, 2_000] };
+        let mut world = busy(seed, every(ms));
+        world.wire = BAD;
+        world.run(20_000);
+        calm(&mut world, seed, 3);
+    }
+}
+
+#[test]
+fn both_sides_rekey_at_once_over_a_good_wire() {
+    let mut met = [0; 2];
+    for seed in 0..60 {
+        let mut world = busy(seed, every([1 << 40; 2]));
+        world.engine_ms = seed % 5;
+        world.wire.delay_ms = 1 + seed % 9;
+        for round in 0..10 {
+            rekey(&mut world, WEST).expect("up");
+            world.run((seed + round) % 13);
+            // It may have heard of the other's rekeys by now.
+            let _ = rekey(&mut world, EAST);
+            world.run(900);
+        }
+        calm(&mut world, seed, 3);
+        met.iter_mut().zip(&world.sites).for_each(|(met, site)| *met += u32::from(site.said("both sides rekeyed one child")));
+    }
+    assert!(met.iter().all(|met| *met > 20), "they did meet, and each side lost some: {met:?}");
+}
+
+#[test]
+fn both_sides_rekey_at_once_over_a_bad_wire() {
+    for seed in 0..80 {
+        let mut world = busy(seed, every([1_500, 1_500]));
+        world.wire = BAD;
+        world.engine_ms = seed % 7;
+        world.run(20_000);
+        calm(&mut world, seed, 3);
+    }
+}
+
+fn rekey(world: &mut World, who: usize) -> Result<usize, RekeyRefused> {
+    let (now, site) = (world.now, &mut world.sites[who]);
+    let result = site.ike.rekey(now, PEER, &mut site.source);
+    world.drain(who);
+    result
+}
