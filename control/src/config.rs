@@ -7,6 +7,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -122,6 +123,10 @@ pub struct Peer {
     pub per_core: bool,
     /// The replay window in packets, 1,024 to 65,536.
     pub window: u32,
+    /// The age at which the keys of packets are renewed.
+    pub rekey_child: Duration,
+    /// A fresh key exchange each time.
+    pub pfs: bool,
     /// Where the table stands.
     pub place: Place,
     /// Where `endpoint` stands: the place to name when it cannot be resolved.

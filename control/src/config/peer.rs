@@ -1,13 +1,14 @@
 //! `[peer.NAME]`: another site.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::cross::Meeting;
 use super::local::{parse_local_address, parse_name};
 use super::section::{Key, Section, list};
-use super::value::{Endpoint, Fault, Identity, SourcePort, Suite, parse_prefix};
+use super::value::{Endpoint, Fault, Identity, SourcePort, Suite, parse_duration, parse_prefix};
 use super::{Finding, Interface, PORT, Peer, Site};
 use crate::psk;
 
@@ -24,10 +25,16 @@ pub(super) const KEYS: &[Key] = &[
     ("source_port", "source_port = 4500"),
     ("per_core", "per_core = false"),
     ("window", "window = 16384"),
+    ("rekey_child", "rekey_child = \"1h\""),
+    ("pfs", "pfs = true"),
 ];
 
 /// The replay window unless the peer says otherwise: 18 ms of reordering at 10 Gbit/s of 1,400-byte packets.
 const WINDOW: u32 = 16_384;
+
+/// When the keys of packets are renewed unless the peer says otherwise. It is also the latest: the engine stops using a key
+/// after 70 minutes.
+const REKEY_CHILD: Duration = Duration::from_secs(3600);
 
 /// What a peer's section is read against; either is `None` if it is itself wrong.
 pub(super) struct Here<'a> {
@@ -63,6 +70,8 @@ pub(super) fn peer(
     let source_port = source_port(section, findings);
     let per_core = section.boolean("per_core", findings).unwrap_or(true);
     let window = window(section, findings);
+    let rekey_child = section.parsed("rekey_child", |text| parse_duration(text, REKEY_CHILD), findings).unwrap_or(REKEY_CHILD);
+    let pfs = section.boolean("pfs", findings).unwrap_or(false);
     let meeting = Meeting {
         name: section.name.to_owned(),
         endpoint: endpoint.as_ref().and_then(Endpoint::address),
@@ -88,6 +97,8 @@ pub(super) fn peer(
         source_port,
         per_core,
         window,
+        rekey_child,
+        pfs,
         place: section.place.clone(),
         endpoint_place: section.place_of("endpoint"),
         local_address_place: section.place_of("local_address"),

@@ -84,6 +84,7 @@ fn four_lines_suffice_for_a_peer_and_the_rest_has_defaults() {
     assert_eq!(peer.remote_id, Identity::Fqdn("london".into()));
     assert_eq!(peer.suites, [Suite::Aes256Gcm, Suite::Aes128Gcm]);
     assert_eq!((peer.source_port, peer.per_core, peer.window), (SourcePort::Own, true, 16_384));
+    assert_eq!((peer.rekey_child.as_secs(), peer.pfs), (3600, false));
     assert_eq!(place.relative(&peer.endpoint_place.to_string()), "penstock.toml:8: peer.london.endpoint");
     assert_eq!(place.relative(&config.site.port_place.to_string()), "penstock.toml:1: site");
     assert_eq!((config.warnings, config.notes), (vec![], vec![]));
@@ -106,6 +107,8 @@ suites = ["aes128-gcm"]
 source_port = 4500
 per_core = false
 window = 1_024
+rekey_child = "45m"
+pfs = true
 "#;
     place.write("penstock.toml", text.as_bytes(), 0o644);
     let config = Config::load(&place.main()).expect("a good configuration");
@@ -125,6 +128,7 @@ window = 1_024
     assert_eq!(peer.remote_id, Identity::KeyId(vec![0, 255]));
     assert_eq!((peer.suites.as_slice(), peer.source_port), ([Suite::Aes128Gcm].as_slice(), SourcePort::Shared));
     assert_eq!((peer.per_core, peer.window), (false, 1024));
+    assert_eq!((peer.rekey_child.as_secs(), peer.pfs), (2700, true));
 }
 
 #[test]
@@ -173,6 +177,18 @@ fn endpoints_and_identities_are_shown_as_they_are_written() {
     let label = "x".repeat(63);
     for (host, good) in [(format!("{label}.a"), true), (format!("{label}x.a"), false), ([label.as_str(); 4].join("."), false)] {
         assert_eq!(super::Endpoint::parse(&host).is_ok(), good, "{host}");
+    }
+}
+
+#[test]
+fn times_are_whole_numbers_of_a_unit() {
+    let longest = std::time::Duration::from_secs(7200);
+    for (text, seconds) in [("1s", Some(1)), ("7200s", Some(7200)), ("120m", Some(7200)), ("2h", Some(7200)), ("0s", None), ("7201s", None)]
+    {
+        assert_eq!(super::value::parse_duration(text, longest).ok().map(|time| time.as_secs()), seconds, "{text}");
+    }
+    for text in ["", "s", "1", "1.5h", "-1s", "1 h", "1d", "99999999999999999999s", "9999999999999999999h"] {
+        assert!(super::value::parse_duration(text, longest).is_err(), "{text}");
     }
 }
 

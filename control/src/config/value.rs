@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -194,6 +195,18 @@ fn is_host(host: &str) -> bool {
     let name = host.strip_suffix('.').unwrap_or(host);
     let numeric = name.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     host.parse::<Ipv4Addr>().is_ok() || (!numeric && name.len() <= 253 && name.split('.').all(label))
+}
+
+/// Reads a whole number of seconds, minutes or hours: `90s`, `45m`, `1h`; from one second to `longest`.
+pub(super) fn parse_duration(text: &str, longest: Duration) -> Result<Duration, Fault> {
+    let unit = [("s", 1), ("m", 60), ("h", 3600)].into_iter().find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)));
+    let digits = unit.filter(|(number, _)| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()));
+    let Some((number, seconds)) = digits else {
+        return Err((format!("\"{text}\" is no time"), "write seconds, minutes or hours, for example \"90s\", \"45m\" or \"1h\"".into()));
+    };
+    let time = number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds)).map(Duration::from_secs);
+    time.filter(|time| !time.is_zero() && *time <= longest)
+        .ok_or_else(|| (format!("{text} is out of range"), format!("write a time from 1s to {}s", longest.as_secs())))
 }
 
 /// Reads `address/length`; an address alone is a host prefix. Host bits must be zero.

@@ -101,6 +101,14 @@ impl Host for Source {
         spi
     }
 
+    /// What was asked for counts as asked for after a rekey, too.
+    fn allocate_successor_spi(&mut self, peer: PeerId, inbound_spi: u32) -> u32 {
+        let core = Spi::new(inbound_spi).map(|spi| u16::from(spi.core())).filter(|core| *core < self.cores);
+        let spi = self.fresh(peer, core.unwrap_or_else(|| self.first_core(peer)));
+        self.asked.extend(self.asked.contains(&inbound_spi).then_some(spi));
+        spi
+    }
+
     /// One more that the peer asks for goes to the core with the fewest that it asked for, the first one counted, so that
     /// its cores spread over ours. What we asked for does not count: when both sides ask for all their cores at once, each
     /// core of ours ends up with one pair of either kind, and not one core with all that came second.
@@ -144,6 +152,20 @@ mod tests {
             }
         }
         assert_eq!(cores, [1, 2, 0, 1, 2, 0]);
+    }
+
+    #[test]
+    fn a_rekey_stays_on_its_core_and_counts_as_what_it_replaces() {
+        let mut source = super::Source::new(0, 3);
+        for core in [0, 2] {
+            let asked = source.allocate_spi(PeerId(1), Some(core));
+            let of = Spi::compose(77, 0, u8::try_from(core).expect("small")).expect("an SPI").value();
+            for (of, counts) in [(asked, true), (of, false)] {
+                let successor = source.allocate_successor_spi(PeerId(1), of);
+                assert_eq!((Spi::new(successor).map(|spi| spi.core()), successor != of), (Some(core as u8), true));
+                assert_eq!(source.asked.contains(&successor), counts);
+            }
+        }
     }
 
     #[test]

@@ -152,6 +152,7 @@ pub(super) fn ike_peer(peer: &Peer, id: PeerId, offered: Vec<IpNet>, endpoint: O
         local: peer.local_address,
         per_core: peer.per_core,
         start: true,
+        upkeep: penstock_ike::Upkeep { rekey_child_ms: u64::try_from(peer.rekey_child.as_millis()).unwrap_or(u64::MAX), pfs: peer.pfs },
     }
 }
 

@@ -93,7 +93,6 @@ pub(super) struct Work {
     tokens: HashMap<ChildId, Token>,
     /// SAs of an earlier control, to be retired once their peer has new ones.
     inherited: HashMap<PeerId, Vec<u32>>,
-    renewed: HashMap<PeerId, Instant>,
     unknown_spis: u64,
     unknown_logged: Option<Instant>,
     /// Told to end: what goes down now is no surprise.
@@ -192,7 +191,6 @@ impl Work {
             statuses: HashMap::new(),
             tokens: HashMap::new(),
             inherited,
-            renewed: HashMap::new(),
             unknown_spis: 0,
             unknown_logged: None,
             ending: false,

@@ -26,7 +26,7 @@ const CASES: &[Case] = &[
         edits: &[(PSK, "psk_file = \"london.psk\"\nlocal-subnet = []\nfoo = 1")],
         lines: &[
             "penstock.toml:12: peer.london.local-subnet: unknown key; did you mean local_subnets?",
-            "penstock.toml:13: peer.london.foo: unknown key; [peer.london] knows endpoint, local_address, local_subnets, subnets, psk_file, psk_strength, local_id, remote_id, suites, source_port, per_core and window",
+            "penstock.toml:13: peer.london.foo: unknown key; [peer.london] knows endpoint, local_address, local_subnets, subnets, psk_file, psk_strength, local_id, remote_id, suites, source_port, per_core, window, rekey_child and pfs",
         ],
     },
     Case {
@@ -168,6 +168,25 @@ const CASES: &[Case] = &[
     Case {
         edits: &[(PSK, "psk_file = \"london.psk\"\nwindow = 0")],
         lines: &["penstock.toml:12: peer.london.window: 0 would let recorded packets in again; write a number from 1024 to 65536"],
+    },
+    Case {
+        edits: &[(PSK, "psk_file = \"london.psk\"\nrekey_child = \"61m\"\npfs = 1")],
+        lines: &[
+            "penstock.toml:12: peer.london.rekey_child: 61m is out of range; write a time from 1s to 3600s",
+            "penstock.toml:13: peer.london.pfs: an integer stands where true or false belongs; write for example pfs = true",
+        ],
+    },
+    Case {
+        edits: &[(PSK, "psk_file = \"london.psk\"\nrekey_child = 60")],
+        lines: &[
+            "penstock.toml:12: peer.london.rekey_child: an integer stands where a string belongs; write for example rekey_child = \"1h\"",
+        ],
+    },
+    Case {
+        edits: &[(PSK, "psk_file = \"london.psk\"\nrekey_child = \"+60s\"")],
+        lines: &[
+            r#"penstock.toml:12: peer.london.rekey_child: "+60s" is no time; write seconds, minutes or hours, for example "90s", "45m" or "1h""#,
+        ],
     },
     Case {
         edits: &[(PSK, "psk_file = \"london.psk\"\nwindow = 1023")],

@@ -11,9 +11,6 @@ use super::{Event, LOG_PAUSE, PeerId, Status, Work, specified};
 use crate::config::{Peer, SourcePort};
 use crate::log;
 
-/// A key that reaches its soft limit again so soon is already being replaced.
-const RENEW_PAUSE: std::time::Duration = std::time::Duration::from_secs(10);
-
 /// How long the inbound SAs of an earlier control go on receiving once the peer has new ones. Nobody can tell the peer
 /// to delete the old ones, because their IKE SA died with that control. A Penstock stops sending on them about three
 /// seconds after it has the new ones; another peer when it has asked by the old IKE SA in vain, which may take minutes.
@@ -80,12 +77,13 @@ impl Work {
                 self.source.release(inbound_spi);
                 self.installer.retire(self.tokens.remove(&child), inbound_spi, drain_ms);
             }
-            Output::Up { peer, inbound_spi, selectors, fallback, .. } => {
+            Output::Up { peer, inbound_spi, selectors, fallback, replaces, .. } => {
                 self.peer_up(peer);
                 let list = |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
                 let (name, local, remote) = (self.name(peer), list(&selectors.local), list(&selectors.remote));
                 let spi = format!("{inbound_spi:08x}");
-                log::info("child-up", &[("peer", &name), ("spi", &spi), ("fallback", &fallback), ("local", &local), ("remote", &remote)]);
+                let what = if replaces.is_some() { "child-rekeyed" } else { "child-up" };
+                log::info(what, &[("peer", &name), ("spi", &spi), ("fallback", &fallback), ("local", &local), ("remote", &remote)]);
             }
             Output::Down { peer, reason } => self.peer_down(peer, reason),
             Output::Event { peer, level, text } => {
@@ -161,7 +159,7 @@ impl Work {
             }
             // A peer without SAs is being tried already.
             Event::Acquire { .. } | Event::OutboundActive { .. } | Event::Lost => (),
-            Event::SaLimit { spi, hard, outbound } => self.renew(spi, hard, outbound),
+            Event::SaLimit { spi, hard, outbound } => self.used_up(spi, hard, outbound),
             Event::UnknownSpi { spi, from } => self.unknown_spi(spi, from),
             Event::PeerMoved { spi, from } => {
                 let peer = self.source.spis.get(&spi).map(|id| self.name(*id)).unwrap_or_default();
@@ -174,21 +172,16 @@ impl Work {
         }
     }
 
-    /// A key is used up: a fresh IKE SA brings new ones, and the old pair goes when those are in use.
-    fn renew(&mut self, spi: u32, hard: bool, outbound: bool) {
+    /// A key nears its end, or has come to it: its pair is rekeyed. What is refused now is tried again by itself.
+    fn used_up(&mut self, spi: u32, hard: bool, outbound: bool) {
         let Some(id) = self.source.spis.get(&spi).copied() else { return };
-        let recent = self.renewed.get(&id).is_some_and(|at| at.elapsed() < RENEW_PAUSE);
-        if recent && !hard {
-            return;
-        }
         log::info(
             "key-used-up",
             &[("peer", &self.name(id)), ("spi", &format_args!("{spi:08x}")), ("hard", &hard), ("outbound", &outbound)],
         );
-        if !recent {
-            self.renewed.insert(id, Instant::now());
-            let now = self.now();
-            self.ike.initiate(now, id, false, &mut self.source);
+        let now = self.now();
+        if let Err(why) = self.ike.rekey_child(now, spi, &mut self.source) {
+            log::info("not-rekeyed-now", &[("spi", &format_args!("{spi:08x}")), ("reason", &why)]);
         }
     }
 
