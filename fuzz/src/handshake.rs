@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 
-use penstock_ike::{ChildId, Config, Group, Host, Identity, Ike, Output, PeerConfig, PeerId, Psk, Suite};
+use penstock_ike::{ChildId, Config, Group, Host, Identity, Ike, Output, PeerConfig, PeerId, Psk, Suite, Upkeep};
 
 use crate::peer::{self, Payload, Peer, exchange, kind};
 use crate::records;
@@ -88,6 +88,7 @@ impl Site {
             local: None,
             per_core: true,
             start: true,
+            upkeep: Upkeep::default(),
         };
         ike.set_peer(0, peer);
         Self { ike, host, now: 0, sent: Vec::new(), up: false }
