@@ -21,7 +21,7 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::log;
+use crate::{log, only};
 
 /// Control to launcher: start an engine.
 pub(crate) const START_ENGINE: u8 = b'E';
@@ -113,6 +113,7 @@ pub fn run(options: &Options) -> ExitCode {
 
 /// Starts control again and again until it ends by itself; returns its exit code.
 async fn supervise(options: &Options) -> io::Result<u8> {
+    let _only = only::claim().await?;
     let mut launcher = Launcher { options, engine: None };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

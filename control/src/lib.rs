@@ -39,6 +39,7 @@ pub mod engine;
 pub mod launcher;
 mod log;
 pub mod netlink;
+mod only;
 pub mod psk;
 pub mod show;
 pub mod socket;

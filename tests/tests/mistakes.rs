@@ -162,6 +162,31 @@ fn a_port_in_use_is_named_with_its_line() {
 }
 
 #[test]
+fn a_second_daemon_in_one_network_namespace_is_told_and_takes_nothing_from_the_first() {
+    let namespace = Namespace::new("second").expect("a namespace");
+    let mut first = site(&namespace, GOOD);
+    first.start().expect("the first starts");
+    let rules = || ["-4", "-6"].map(|family| namespace.ip(&format!("{family} rule show")).expect("ip"));
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while first.show_json().is_err() {
+        assert!(std::time::Instant::now() < until, "the first is at work: {}", first.log());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let before = rules();
+    assert!(before[0].contains("fwmark"), "{before:?}");
+    // Another port, device, table and mark, so that nothing else would stop it.
+    let other =
+        GOOD.replace("port = 4500", "port = 4600\nmark = 77\ntable = 4600").replace("pen0", "pen1").replace("192.168.192", "192.168.193");
+    let second = site(&namespace, &other);
+    let output = run(&second);
+    let said = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("another penstockd (process ") && said.contains("network namespace"), "{said}");
+    assert_eq!(rules(), before, "the first one's rules are as they were");
+    assert!(!namespace.ip("link show").expect("ip").contains("pen1"));
+}
+
+#[test]
 fn without_the_right_to_open_a_tun_device_the_line_says_so() {
     let namespace = Namespace::new("rights").expect("a namespace");
     let site = site(&namespace, GOOD);

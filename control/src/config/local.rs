@@ -39,6 +39,13 @@ pub(super) fn site(section: &Section<'_>, findings: &mut Vec<Finding>) -> Option
     let name = section.parsed("name", |text| parse_name(text, "site"), findings);
     let port = section.integer("port", 1..=65_535, findings).and_then(|port| u16::try_from(port).ok());
     let listen = section.parsed_list("listen", parse_local_address, findings);
+    for is_v4 in [true, false] {
+        if let Some((second, place)) = listen.iter().flatten().filter(|(address, _)| address.is_ipv4() == is_v4).nth(1) {
+            let problem = format!("{second} is a second IPv{} address", if is_v4 { 4 } else { 6 });
+            findings
+                .push(place.finding(problem, "leave listen out to receive on all addresses, and choose each peer's by its local_address"));
+        }
+    }
     let cores = section.integer("cores", 1..=cores_max(), findings).and_then(|cores| u16::try_from(cores).ok());
     let cpus = section.integers("cpus", 0..=4095, findings);
     if let Some(cpus) = cpus.as_ref().filter(|cpus| cpus.len() > penstock_uapi::CORES_MAX) {

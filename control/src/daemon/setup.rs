@@ -155,7 +155,7 @@ async fn fresh(
     running: Option<Engine>,
 ) -> Result<Ready, Stop> {
     let cpus = site::cpus(config);
-    let sockets = site::sockets(config, cpus.len(), features & feature::GRO != 0)?;
+    let sockets = site::sockets(config, cpus.len(), features & feature::GRO != 0);
     let families = socket::open(&sockets, &mut |note| log::info("note", &[("text", &note)])).map_err(|error| socket_stop(config, error))?;
     let device = &config.interface.name;
     let is_new = netlink.link(device).await.map_err(failed)?.is_none();
@@ -163,10 +163,22 @@ async fn fresh(
     if !queues.uso {
         features &= !feature::USO;
     }
-    if is_new {
-        netlink.claim(device, &config.site.name).await.map_err(failed)?;
-    }
-    let plan = site::netlink(config, site::mtu(config, &paths(config, &netlink).await?), &here);
+    let planned = async {
+        if is_new {
+            netlink.claim(device, &config.site.name).await.map_err(failed)?;
+        }
+        Ok(site::netlink(config, site::mtu(config, &paths(config, &netlink).await?), &here))
+    };
+    let plan = match planned.await {
+        Ok(plan) => plan,
+        Err(stop) => {
+            // It may not be known as ours yet; made just now, it goes with its queues.
+            if let Some(queue) = queues.queues.first().filter(|_| is_new) {
+                let _ = tun::persist(device, queue, false);
+            }
+            return Err(stop);
+        }
+    };
     let devices = Devices::new(&cpus, queues, families);
     let started = async {
         netlink.apply(&plan).await.map_err(failed)?;

@@ -7,7 +7,6 @@ use penstock_ike::{PeerConfig, PeerId, Selectors};
 use penstock_uapi::Prefix;
 use penstock_uapi::request::Pair;
 
-use super::Stop;
 use crate::config::{Config, Identity, Peer, Suite};
 use crate::netlink::{self, Route, mtu};
 use crate::socket;
@@ -45,25 +44,21 @@ fn parse_list(list: &str) -> Vec<u16> {
     list.split(',').filter_map(range).flatten().collect()
 }
 
-/// Which addresses the sockets are bound to.
-pub(super) fn sockets(config: &Config, cores: usize, gro: bool) -> Result<socket::Plan, Stop> {
+/// Which addresses the sockets are bound to; the configuration names one of each family at most.
+pub(super) fn sockets(config: &Config, cores: usize, gro: bool) -> socket::Plan {
     let site = &config.site;
     let listen = &site.listen;
-    let v4: Vec<Ipv4Addr> = listen.iter().filter_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None }).collect();
-    let v6: Vec<Ipv6Addr> = listen.iter().filter_map(|ip| if let IpAddr::V6(ip) = ip { Some(*ip) } else { None }).collect();
-    if v4.len() > 1 || v6.len() > 1 {
-        let remedy = "leave it out to receive on all addresses, and choose each peer's by its local_address";
-        return Err(Stop::misuse(site.listen_place.finding("more than one address of a family", remedy)));
-    }
+    let v4 = listen.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None });
+    let v6 = listen.iter().find_map(|ip| if let IpAddr::V6(ip) = ip { Some(*ip) } else { None });
     let all = listen.is_empty();
-    Ok(socket::Plan {
+    socket::Plan {
         port: site.port,
-        v4: v4.first().copied().or(all.then_some(Ipv4Addr::UNSPECIFIED)),
-        v6: v6.first().copied().or(all.then_some(Ipv6Addr::UNSPECIFIED)),
+        v4: v4.or(all.then_some(Ipv4Addr::UNSPECIFIED)),
+        v6: v6.or(all.then_some(Ipv6Addr::UNSPECIFIED)),
         mark: site.mark,
         cores: u16::try_from(cores).unwrap_or(u16::MAX),
         gro,
-    })
+    }
 }
 
 /// The inner MTU: as configured, or what the narrowest known path leaves. `paths` are the link MTUs towards the peers
@@ -237,10 +232,10 @@ mod tests {
     #[test]
     fn one_address_of_a_family_is_listened_on() {
         let listen = |list: &str| sockets(&config(&format!("listen{}", list.len()), &format!("listen = [{list}]"), PEER), 2, true);
-        let v4 = listen("\"127.0.0.1\"").expect("one address");
+        let v4 = listen("\"127.0.0.1\"");
         assert_eq!((v4.v4.is_some(), v4.v6.is_some(), v4.cores), (true, false, 2));
-        let error = listen("\"127.0.0.1\", \"127.0.0.2\"").expect_err("two addresses");
-        assert!(error.to_string().contains("local_address"), "{error}");
+        let both = listen("\"127.0.0.1\", \"::1\"");
+        assert_eq!((both.v4.is_some(), both.v6.is_some()), (true, true));
     }
 
     #[test]

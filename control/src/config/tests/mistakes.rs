@@ -17,6 +17,8 @@ const ADDRESS: &str = "[\"192.168.192.1/30\"]";
 const NAME: &str = "name = \"frankfurt\"";
 
 const CASES: &[Case] = &[
+    // One address of a family.
+    Case { edits: &[(NAME, "name = \"frankfurt\"\nlisten = [\"198.51.100.7\", \"2001:db8::7\", \"198.51.100.8\"]")], lines: &["X"] },
     // Unknown keys, with what was meant.
     Case {
         edits: &[(ENDPOINT, r#"endpiont = "203.0.113.7""#)],
