@@ -8,6 +8,7 @@
 //!                               penstock-engine            penstock-engine
 //! ```
 
+pub mod compare;
 pub mod lab;
 pub mod load;
 mod progress;

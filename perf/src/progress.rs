@@ -39,14 +39,23 @@ impl Progress {
     /// # Errors
     /// Those of `work`.
     pub fn step<T>(&self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let start = Instant::now();
+        self.told(name, work, |_| format!("{:.1} s", start.elapsed().as_secs_f64()))
+    }
+
+    /// The same; `told` makes its outcome into words.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn told<T>(&self, name: &str, work: impl FnOnce() -> Result<T>, told: impl FnOnce(&T) -> String) -> Result<T> {
         let bar = self.terminal.then(ProgressBar::new_spinner);
         if let Some(bar) = &bar {
             bar.set_message(name.to_owned());
             bar.enable_steady_tick(Duration::from_millis(100));
         }
-        let start = Instant::now();
         let outcome = work();
-        self.end(bar.as_ref(), name, &format!("{:.1} s", start.elapsed().as_secs_f64()), outcome.is_ok());
+        let words = outcome.as_ref().map(told).unwrap_or_default();
+        self.end(bar.as_ref(), name, &words, outcome.is_ok());
         outcome
     }
 

@@ -101,10 +101,42 @@ pub(super) fn new_folder(name: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// A folder of its own that is removed with its content when dropped.
+#[derive(Debug)]
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// An empty folder. The name must be one that no other run uses: a namespace's is.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn new(name: &str) -> Result<Self> {
+        new_folder(name).map(Self)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        remove(&Thing::Folder(self.0.clone()));
+    }
+}
+
 /// Removes one thing and strikes it out.
 pub(super) fn remove(thing: &Thing) {
     take_away(std::slice::from_ref(thing), GOODBYE);
     strike(thing);
+}
+
+/// Ends these processes, politely first, and strikes them out.
+pub(super) fn end(processes: &[Thing]) {
+    take_away(processes, GOODBYE);
+    processes.iter().for_each(strike);
 }
 
 fn arm() -> Result<()> {

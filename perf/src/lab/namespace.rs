@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result, bail};
 
 use super::cleanup::{self, Thing};
+use super::process;
 use crate::sys;
 
 /// A network namespace named `pen-<pid>-<number>-<label>`; gone when the last clone is dropped.
@@ -132,6 +133,28 @@ impl Namespace {
     /// If there is no such sysctl or it refuses the value.
     pub fn set_sysctl(&self, path: &str, value: &str) -> Result<()> {
         self.enter(|| fs::write(format!("/proc/sys/{path}"), value))?.with_context(|| format!("sysctl {path} = {value}"))
+    }
+
+    /// The processes that run inside.
+    ///
+    /// # Errors
+    /// If `ip` fails.
+    pub fn processes(&self) -> Result<Vec<u32>> {
+        Ok(ip(["netns", "pids", self.name()])?.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect())
+    }
+
+    /// Writes the processes that run inside into the journal, so that they are ended whatever becomes of this one.
+    ///
+    /// # Errors
+    /// If `ip` fails or the journal cannot be written.
+    pub fn note_processes(&self) -> Result<()> {
+        self.processes()?.into_iter().filter_map(process::thing).try_for_each(cleanup::note)
+    }
+
+    /// Ends the processes that run inside, politely first.
+    pub fn end_processes(&self) {
+        let things: Vec<Thing> = self.processes().unwrap_or_default().into_iter().filter_map(process::thing).collect();
+        cleanup::end(&things);
     }
 
     /// What the device has counted so far.

@@ -7,10 +7,11 @@
 //! ```
 //! The inner addresses stand on `lo`: a network behind a site needs no device of its own for that.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::site::new_psk;
 use super::{Host, Namespace, Site, SiteOptions, Wire, WireOptions};
@@ -108,6 +109,35 @@ impl Pair {
     /// If they are not in time.
     pub fn wait_up(&mut self, timeout: Duration) -> Result<()> {
         self.sites.iter_mut().try_for_each(|site| site.wait_up(timeout).map(drop))
+    }
+
+    /// Every count of a packet that did not arrive since the start, by site and name; only those that are not zero.
+    ///
+    /// # Errors
+    /// If a site does not answer.
+    pub fn drops(&self) -> Result<BTreeMap<String, u64>> {
+        let mut drops = BTreeMap::new();
+        for site in &self.sites {
+            let state = site.show_json()?;
+            let mut note = |reason: &str, count: u64| {
+                if count > 0 {
+                    *drops.entry(format!("{} {reason}", site.name())).or_insert(0) += count;
+                }
+            };
+            for (reason, count) in state["drops"].as_object().context("no drops are shown")? {
+                note(reason, count.as_u64().unwrap_or_default());
+            }
+            for core in state["cores"].as_array().context("no cores are shown")? {
+                note("receive_queue_overflows", core["counters"]["receive_queue_overflows"].as_u64().unwrap_or_default());
+            }
+            let device = state["interface"]["name"].as_str().context("no interface is shown")?;
+            let counters = site.namespace().device_counters(device)?;
+            note("packets dropped at the TUN queue", counters.tx_dropped);
+            note("packets refused by the TUN device", counters.rx_dropped + counters.rx_errors);
+            let wire = site.namespace().device_counters(&self.wire.device())?;
+            note("packets dropped on the wire", wire.rx_dropped + wire.rx_errors + wire.tx_dropped + wire.tx_errors);
+        }
+        Ok(drops)
     }
 
     /// The host of the network behind a site.

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use super::cleanup::Thing;
+
 /// The fields of `/proc/PID/stat` behind the name, which may hold spaces and brackets itself. Field 3 is the first.
 pub(crate) fn stat(pid: u32) -> Option<Vec<String>> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -11,6 +13,11 @@ pub(crate) fn stat(pid: u32) -> Option<Vec<String>> {
 /// When the process started, in ticks since boot: with the id, the name of one process for ever.
 pub(super) fn started(pid: u32) -> Option<u64> {
     stat(pid)?.get(19)?.parse().ok()
+}
+
+/// The process as a thing to be ended; `None` if it is gone.
+pub(super) fn thing(pid: u32) -> Option<Thing> {
+    Some(Thing::Process { pid, started: started(pid)? })
 }
 
 /// Whether it still runs; a zombie does not.

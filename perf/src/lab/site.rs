@@ -12,7 +12,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::cleanup::{self, Thing};
-use super::{Namespace, binary, process};
+use super::process::{self, thing};
+use super::{Namespace, binary};
 use crate::sys;
 
 /// How a site's daemon is started.
@@ -341,10 +342,6 @@ impl Drop for Site {
         }
         cleanup::remove(&Thing::Folder(self.folder.clone()));
     }
-}
-
-fn thing(pid: u32) -> Option<Thing> {
-    Some(Thing::Process { pid, started: process::started(pid)? })
 }
 
 fn note_process(pid: u32) -> Result<()> {

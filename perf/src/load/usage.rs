@@ -9,9 +9,15 @@ use crate::sys;
 /// CPU seconds that a process has used so far, in user space and in the kernel, all its threads; `None` if it is gone.
 #[must_use]
 pub fn process_seconds(pid: u32) -> Option<f64> {
+    process_times(pid).map(|[user, system]| user + system)
+}
+
+/// The same apart: user space, then the kernel.
+#[must_use]
+pub fn process_times(pid: u32) -> Option<[f64; 2]> {
     let fields = stat(pid)?;
     let ticks = |field: usize| fields.get(field).and_then(|value| value.parse::<u64>().ok());
-    Some((ticks(11)? + ticks(12)?) as f64 / sys::ticks_per_second())
+    Some([ticks(11)?, ticks(12)?].map(|ticks| ticks as f64 / sys::ticks_per_second()))
 }
 
 /// Measures between [`Self::start`] and [`Self::stop`].
@@ -81,13 +87,32 @@ fn sum(pids: &[u32]) -> f64 {
     pids.iter().filter_map(|pid| process_seconds(*pid)).sum()
 }
 
-/// Busy and stolen seconds since boot, of all processors (proc(5): user, nice, system, idle, iowait, irq, softirq, steal).
+/// Busy and stolen seconds since boot, of all processors.
 fn machine() -> [f64; 2] {
+    let machine = machine_times();
+    [machine.busy, machine.steal]
+}
+
+/// Seconds since boot, of all processors together.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct MachineTimes {
+    /// In user space, of any priority.
+    pub user: f64,
+    /// Anything but idle, interrupts among it.
+    pub busy: f64,
+    /// Taken by the hypervisor while something here wanted to run.
+    pub steal: f64,
+}
+
+/// What `/proc/stat` says now (proc(5): user, nice, system, idle, iowait, irq, softirq, steal).
+#[must_use]
+pub fn machine_times() -> MachineTimes {
     let text = fs::read_to_string("/proc/stat").unwrap_or_default();
     let line = text.lines().next().unwrap_or_default();
     let values: Vec<f64> = line.split_ascii_whitespace().skip(1).filter_map(|value| value.parse().ok()).collect();
     let value = |index: usize| values.get(index).copied().unwrap_or_default() / sys::ticks_per_second();
-    [[0, 1, 2, 5, 6].into_iter().map(value).sum(), value(7)]
+    let sum = |indices: &[usize]| indices.iter().map(|index| value(*index)).sum();
+    MachineTimes { user: sum(&[0, 1]), busy: sum(&[0, 1, 2, 5, 6]), steal: value(7) }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use penstock_perf::Progress;
 use penstock_perf::lab::cleanup::{self, Leavings};
-use penstock_perf::lab::{Offload, Pair, PairOptions, WireOptions, binary, build_daemons};
+use penstock_perf::lab::{Offload, Pair, PairOptions, WireOptions, allowed_processors, binary, build_daemons};
 
 use measure::Plan;
 
@@ -95,7 +95,7 @@ fn run(each: Duration, keep: bool) -> Result<Vec<String>> {
 
 /// One worker a site, each on a processor of its own where there are two, on a wire like that between two guests of one host.
 fn options() -> PairOptions {
-    let processors = measure::allowed_processors();
+    let processors = allowed_processors();
     let nth = |index: usize| processors.get(index % processors.len().max(1)).copied().into_iter().collect();
     PairOptions {
         wire: WireOptions { offload: Offload::Whole, ..WireOptions::default() },

@@ -1,7 +1,6 @@
 //! What the demo measures: wire and tunnel in turn, so that whatever this machine does meanwhile happens to both.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -132,7 +131,7 @@ pub(crate) fn run(pair: &Pair, plan: &Plan, progress: &Progress) -> Result<Seen>
         let load = PingPong { duration: plan.each / 2, ..PingPong::default() };
         way.latency.add(&progress.step(&format!("round trips, {name}"), || load.run(&hosts[0], &hosts[1]))?)?;
     }
-    Ok(Seen { wire, tunnel, drops: drops(pair)?, how: how(&state) })
+    Ok(Seen { wire, tunnel, drops: pair.drops()?, how: how(&state) })
 }
 
 /// Datagrams of every size that an IP packet of `mtu` bytes holds, both ways at once.
@@ -157,45 +156,8 @@ fn tcp(progress: &Progress, name: &str, hosts: &[Host; 2], load: &Tcp) -> Result
     progress.counted(name, load.duration, Unit::Bytes, |count| load.run_watched(&hosts[0], &hosts[1], count), told)
 }
 
-/// Every count of a packet that did not arrive, by name; only those that are not zero.
-fn drops(pair: &Pair) -> Result<BTreeMap<String, u64>> {
-    let mut drops = BTreeMap::new();
-    for site in &pair.sites {
-        let state = site.show_json()?;
-        let mut note = |reason: &str, count: u64| {
-            if count > 0 {
-                *drops.entry(format!("{} {reason}", site.name())).or_insert(0) += count;
-            }
-        };
-        for (reason, count) in state["drops"].as_object().context("no drops are shown")? {
-            note(reason, count.as_u64().unwrap_or_default());
-        }
-        for core in state["cores"].as_array().context("no cores are shown")? {
-            note("receive_queue_overflows", core["counters"]["receive_queue_overflows"].as_u64().unwrap_or_default());
-        }
-        let device = state["interface"]["name"].as_str().context("no interface is shown")?;
-        let counters = site.namespace().device_counters(device)?;
-        note("packets dropped at the TUN queue", counters.tx_dropped);
-        note("packets refused by the TUN device", counters.rx_dropped + counters.rx_errors);
-        let wire = site.namespace().device_counters(&pair.wire.device())?;
-        note("packets dropped on the wire", wire.rx_dropped + wire.rx_errors + wire.tx_dropped + wire.tx_errors);
-    }
-    Ok(drops)
-}
-
 fn how(state: &Value) -> String {
     let ring = state["cores"][0]["ring"] == true;
     let suite = state["peers"][0]["sas"][0]["suite"].as_str().unwrap_or("no suite").to_owned();
     format!("{suite}, {}", if ring { "io_uring" } else { "plain system calls" })
-}
-
-/// The processors that this process may run on, from `Cpus_allowed_list: 0-3,8`.
-pub(crate) fn allowed_processors() -> Vec<u16> {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or_default();
-    let range = |part: &str| {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        Some(first.parse::<u16>().ok()?..=last.parse::<u16>().ok()?)
-    };
-    list.trim().split(',').filter_map(range).flatten().collect()
 }

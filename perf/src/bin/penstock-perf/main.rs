@@ -2,6 +2,7 @@
 //! namespaces; what they share is the library.
 
 mod by_hand;
+mod run;
 
 use std::process::ExitCode;
 
@@ -21,6 +22,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Compares Penstock with other VPNs and the plain wire, always in turn.
+    Run(run::Arguments),
     #[command(flatten)]
     ByHand(by_hand::Load),
 }
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
 
 fn perform(task: &Task) -> Result<()> {
     match task {
+        Task::Run(arguments) => run::run(arguments),
         Task::ByHand(load) => by_hand::run(load),
     }
 }

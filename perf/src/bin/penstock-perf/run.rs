@@ -1,0 +1,122 @@
+//! `run`: the comparison.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use penstock_perf::Progress;
+use penstock_perf::compare::{self, Adaptor, Measure, Mode, Plan, Record, Subject, WireKind};
+use penstock_perf::lab::build_daemons;
+
+/// What `run` takes.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// How often the subjects take turns; six or more give 95 % intervals.
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+    /// How long one measurement takes, in seconds.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// A short run: two rounds of half a second, one measure of each kind, nothing repeated.
+    #[arg(long, conflicts_with_all = ["rounds", "seconds", "repeats"])]
+    quick: bool,
+    /// What happens to super-packets on the wire; several with commas.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Mode::Whole])]
+    mode: Vec<Mode>,
+    /// The wire's MTU; several with commas.
+    #[arg(long, value_delimiter = ',', default_values_t = [1500])]
+    mtu: Vec<u32>,
+    /// Only these measures, with commas: each of them and all that begin with it and a dash.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Only these subjects, with commas.
+    #[arg(long, value_delimiter = ',')]
+    subjects: Vec<String>,
+    /// Another VPN: a file that says how to bring it up. See docs/performance.md.
+    #[arg(long, value_name = "FILE")]
+    adaptor: Vec<PathBuf>,
+    /// Penstock once more, without these facilities of the kernel; can be given several times.
+    #[arg(long, value_name = "LIST")]
+    without: Vec<String>,
+    /// How often a disturbed measurement is repeated at most.
+    #[arg(long, default_value_t = 1)]
+    repeats: usize,
+    /// The share of lost datagrams up to which a rate counts as one without loss.
+    #[arg(long, default_value_t = 0.0)]
+    loss: f64,
+    /// The folder for the results; made if it is not there.
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+}
+
+/// The measures of a short run.
+const QUICK: [&str; 5] = ["tcp-1", "rtt-idle", "rtt-loaded", "udp-flood-64", "udp-no-loss-1400"];
+
+/// Runs the comparison and prints its table.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let measures = measures(arguments)?;
+    let subjects = subjects(arguments)?;
+    let plan = plan(arguments)?;
+    build_daemons()?;
+    let out = arguments.out.clone().map_or_else(default_folder, Ok)?;
+    fs::create_dir_all(&out).with_context(|| format!("{} cannot be made", out.display()))?;
+    let record = compare::run(&plan, &measures, &subjects, &Progress::new(), |record| save(record, &out))?;
+    print!("{}", compare::table(&record));
+    println!("Everything is in {}", out.display());
+    ensure!(record.failures.is_empty(), "{} measurements could not be made", record.failures.len());
+    Ok(())
+}
+
+fn save(record: &Record, out: &std::path::Path) -> Result<()> {
+    let path = out.join("run.json");
+    let text = serde_json::to_string(record).context("the record")?;
+    fs::write(&path, text).with_context(|| format!("{}", path.display()))
+}
+
+fn default_folder() -> Result<PathBuf> {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?.as_secs();
+    Ok(PathBuf::from(format!("penstock-perf-{seconds}")))
+}
+
+fn plan(arguments: &Arguments) -> Result<Plan> {
+    ensure!((1..=1000).contains(&arguments.rounds), "--rounds: give 1 to 1000");
+    ensure!((0.2..=600.0).contains(&arguments.seconds), "--seconds: give 0.2 to 600");
+    ensure!((0.0..=0.5).contains(&arguments.loss), "--loss: give 0 to 0.5");
+    ensure!(arguments.mtu.iter().all(|mtu| (1280..=65_535).contains(mtu)), "--mtu: give 1280 to 65535");
+    let (rounds, seconds, repeats_max) =
+        if arguments.quick { (2, 0.5, 0) } else { (arguments.rounds, arguments.seconds, arguments.repeats) };
+    let wires = arguments.mode.iter().flat_map(|mode| arguments.mtu.iter().map(|mtu| WireKind { mode: *mode, mtu: *mtu })).collect();
+    Ok(Plan { rounds, seconds, repeats_max, loss_max: arguments.loss, wires, measures: Vec::new() })
+}
+
+fn measures(arguments: &Arguments) -> Result<Vec<Measure>> {
+    let all = Measure::all();
+    if arguments.only.is_empty() {
+        return Ok(all.into_iter().filter(|measure| !arguments.quick || QUICK.contains(&measure.name().as_str())).collect());
+    }
+    let meant = |name: &str, wanted: &str| name == wanted || name.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('-'));
+    let names: Vec<String> = all.iter().map(|measure| measure.name()).collect();
+    for wanted in &arguments.only {
+        if !names.iter().any(|name| meant(name, wanted)) {
+            bail!("--only {wanted}: there is {}", names.join(", "));
+        }
+    }
+    Ok(all.into_iter().filter(|measure| arguments.only.iter().any(|wanted| meant(&measure.name(), wanted))).collect())
+}
+
+fn subjects(arguments: &Arguments) -> Result<Vec<Subject>> {
+    let mut subjects = vec![Subject::Penstock { without: String::new() }];
+    subjects.extend(arguments.without.iter().map(|without| Subject::Penstock { without: without.clone() }));
+    let read = arguments.adaptor.iter().map(|path| Adaptor::read(path));
+    for adaptor in Adaptor::shipped()?.into_iter().map(Ok).chain(read) {
+        subjects.push(Subject::Other(Box::new(adaptor?)));
+    }
+    let names: Vec<String> = subjects.iter().map(Subject::name).collect();
+    for wanted in &arguments.subjects {
+        ensure!(names.contains(wanted), "--subjects {wanted}: there is {}", names.join(", "));
+    }
+    subjects.retain(|subject| arguments.subjects.is_empty() || arguments.subjects.contains(&subject.name()));
+    Ok(subjects)
+}
