@@ -9,8 +9,10 @@
 mod adaptor;
 mod measure;
 mod noise;
+mod plot;
 mod reach;
 mod record;
+mod report;
 mod run;
 mod stats;
 mod subject;
@@ -20,6 +22,7 @@ mod table;
 pub use adaptor::{Adaptor, Running};
 pub use measure::Measure;
 pub use record::{Line, Machine, Mode, Noise, Plan, Process, Record, SCHEMA, Sample, WireKind};
+pub use report::{plots, report};
 pub use run::run;
 pub use stats::{Summary, ratios, slope};
 pub use subject::{Subject, Tunnel};

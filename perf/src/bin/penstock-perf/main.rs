@@ -24,6 +24,8 @@ struct Arguments {
 enum Task {
     /// Compares Penstock with other VPNs and the plain wire, always in turn.
     Run(run::Arguments),
+    /// Makes table, plots and report again from the JSON of a run.
+    Report(run::Again),
     #[command(flatten)]
     ByHand(by_hand::Load),
 }
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
 fn perform(task: &Task) -> Result<()> {
     match task {
         Task::Run(arguments) => run::run(arguments),
+        Task::Report(arguments) => run::report(arguments),
         Task::ByHand(load) => by_hand::run(load),
     }
 }

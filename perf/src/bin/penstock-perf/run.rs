@@ -1,7 +1,7 @@
 //! `run`: the comparison.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -64,15 +64,43 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     fs::create_dir_all(&out).with_context(|| format!("{} cannot be made", out.display()))?;
     let record = compare::run(&plan, &measures, &subjects, &Progress::new(), |record| save(record, &out))?;
     print!("{}", compare::table(&record));
-    println!("Everything is in {}", out.display());
+    println!("The report: {}", out.join("report.html").display());
     ensure!(record.failures.is_empty(), "{} measurements could not be made", record.failures.len());
     Ok(())
 }
 
-fn save(record: &Record, out: &std::path::Path) -> Result<()> {
-    let path = out.join("run.json");
+/// What `report` takes.
+#[derive(Args)]
+pub(crate) struct Again {
+    /// A `run.json` of an earlier run; report and plots are written beside it.
+    record: PathBuf,
+}
+
+/// Makes table, plots and report again from a record.
+pub(crate) fn report(arguments: &Again) -> Result<()> {
+    let path = &arguments.record;
+    let text = fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
+    let record: Record = serde_json::from_str(&text).with_context(|| format!("{} is no record of a run", path.display()))?;
+    ensure!(record.schema == compare::SCHEMA, "{} has schema {}, this program reads {}", path.display(), record.schema, compare::SCHEMA);
+    let folder = path.parent().map(Path::to_owned).unwrap_or_default();
+    show(&record, &folder)?;
+    print!("{}", compare::table(&record));
+    Ok(())
+}
+
+fn save(record: &Record, out: &Path) -> Result<()> {
     let text = serde_json::to_string(record).context("the record")?;
-    fs::write(&path, text).with_context(|| format!("{}", path.display()))
+    write(&out.join("run.json"), &text)?;
+    show(record, out)
+}
+
+fn show(record: &Record, out: &Path) -> Result<()> {
+    write(&out.join("report.html"), &compare::report(record)?)?;
+    compare::plots(record).iter().try_for_each(|(name, plot)| write(&out.join(name), plot))
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("{}", path.display()))
 }
 
 fn default_folder() -> Result<PathBuf> {
