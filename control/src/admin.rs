@@ -11,7 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 
-pub use state::{Core, Engine, Ike, Interface, Peer, PeerState, Sa, Site, State, Traffic};
+pub use state::{Core, Engine, Ike, Interface, Peer, PeerState, Sa, Sandbox, Site, State, Traffic};
 
 pub mod state;
 

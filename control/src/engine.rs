@@ -120,7 +120,11 @@ impl Client {
         let client = Self { connection };
         let hello = Hello { magic: U32::new(MAGIC), version: U16::new(VERSION), writer: 1, reserved: 0 };
         let answers = client.request(&hello, &[], &[]).await?;
-        let (welcome, cores) = read_welcome(answers)?;
+        let (mut welcome, cores) = read_welcome(answers)?;
+        // The engine knows only the number that it has in its own process namespace.
+        if let Ok(pid) = client.connection.process() {
+            welcome.pid = U32::new(pid);
+        }
         Ok((client, welcome, cores, events))
     }
 

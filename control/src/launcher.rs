@@ -21,7 +21,7 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{log, only};
+use crate::{log, only, sys};
 
 /// Control to launcher: start an engine.
 pub(crate) const START_ENGINE: u8 = b'E';
@@ -39,9 +39,6 @@ pub const MISUSE: u8 = 2;
 
 /// The engine's user: nobody.
 const ENGINE_USER: &str = "65534";
-
-/// Clients that may wait for the engine to accept them.
-const BACKLOG: i32 = 16;
 
 /// The pause before control is started again, at first and at most.
 const RESTART_FIRST: Duration = Duration::from_millis(50);
@@ -217,7 +214,7 @@ impl Launcher<'_> {
         let _ = link.write_all(&[answer]).await;
     }
 
-    /// Starts an engine with a fresh listening socket. Nobody else keeps that socket: it answers only as long as
+    /// Starts an engine with a fresh socket to listen on. Nobody else keeps that socket: it answers only as long as
     /// the engine lives.
     fn start_engine(&self) -> io::Result<Child> {
         let path = self.options.engine_socket();
@@ -231,7 +228,7 @@ impl Launcher<'_> {
         let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
         socket.bind(&SockAddr::unix(&path)?)?;
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-        socket.listen(BACKLOG)?;
+        // The engine itself listens: until then whoever connects is refused, and after it SO_PEERCRED names the engine.
         socket.set_cloexec(false)?;
         let mut command = Command::new(self.options.engine_program());
         command.arg("--socket-fd").arg(socket.as_raw_fd().to_string());
@@ -243,7 +240,8 @@ impl Launcher<'_> {
         if !self.options.without.is_empty() {
             command.arg("--without").arg(self.options.without.join(","));
         }
-        command.process_group(0).stdin(Stdio::null()).spawn()
+        command.process_group(0).stdin(Stdio::null());
+        if self.options.no_sandbox { command.spawn() } else { sys::in_new_process_namespace(|| command.spawn()) }
     }
 
     /// Control ended on purpose: after a clean stop its engine ends too, else it goes on for the next start.

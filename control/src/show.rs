@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::admin::{Core, Peer, PeerState, Sa, State, Traffic};
+use crate::admin::{Core, Peer, PeerState, Sa, Sandbox, State, Traffic};
 
 pub use hint::remedy;
 use hint::{counter_hint, drop_hint};
@@ -236,6 +236,7 @@ fn show_site(screen: &mut Screen, state: &State) {
             age(engine.age_ms),
             engine.generation
         ));
+        show_sandbox(screen, &engine.sandbox);
     }
     screen.line(&format!(
         "control    pid {}, up {}, version {}, {}",
@@ -244,6 +245,24 @@ fn show_site(screen: &mut Screen, state: &State) {
         state.site.version,
         state.site.config
     ));
+}
+
+fn show_sandbox(screen: &mut Screen, sandbox: &Sandbox) {
+    let landlock = match sandbox.landlock_abi {
+        0 => String::new(),
+        abi => format!(", Landlock ABI {abi}"),
+    };
+    match sandbox.level.as_str() {
+        "full" => screen.line(&format!("sandbox    full{landlock}")),
+        "none" => {
+            screen.toned(Tone::Bad, "sandbox    none", ": whoever takes the engine over has all its rights; start it without --no-sandbox")
+        }
+        level => {
+            screen.toned(Tone::Care, &format!("sandbox    {level}"), &landlock);
+            let rows: Vec<_> = sandbox.missing.iter().map(|(name, takes)| vec![format!("without {name}:"), takes.clone()]).collect();
+            screen.table("             ", &rows);
+        }
+    }
 }
 
 fn show_cores(screen: &mut Screen, cores: &[Core]) {

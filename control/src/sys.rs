@@ -41,6 +41,29 @@ pub(crate) fn option(fd: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Resul
     Ok(value)
 }
 
+/// The process at the other end of a connected Unix socket, by the number it has here: the one that listened last.
+pub(crate) fn peer_process(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    let pointer = (&raw mut credentials).cast();
+    // SAFETY: pointer and length are those of a live local.
+    check(unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, pointer, &raw mut length) })?;
+    // A process of a namespace that is not below ours has no number here: 0.
+    u32::try_from(credentials.pid).map_err(io::Error::other)
+}
+
+/// Runs `start`, whose child processes are the first of a process namespace of their own. What this process starts afterwards is in its
+/// own again. It must have one thread only, and CAP_SYS_ADMIN.
+pub(crate) fn in_new_process_namespace<T>(start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let own = std::fs::File::open("/proc/self/ns/pid")?;
+    // SAFETY: this call takes a number only.
+    check(unsafe { libc::unshare(libc::CLONE_NEWPID) })?;
+    let started = start();
+    // SAFETY: the descriptor is open, and the namespace is this process's own.
+    check(unsafe { libc::setns(own.as_raw_fd(), libc::CLONE_NEWPID) })?;
+    started
+}
+
 /// Gives a reuseport group its program (`SO_ATTACH_REUSEPORT_CBPF`).
 pub(crate) fn attach_reuseport_filter(fd: BorrowedFd<'_>, program: &mut [Instruction]) -> io::Result<()> {
     let len = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;

@@ -29,6 +29,7 @@ use zeroize::Zeroize;
 
 use crate::limits;
 use crate::path::Event;
+use crate::sandbox::Level;
 use crate::sys::process;
 use crate::sys::socket::peer_user;
 use crate::sys::wait::{Bell, Interest, poll};
@@ -43,8 +44,8 @@ use sas::Master as Sas;
 pub struct Options {
     /// Features that can be used: what the kernel has, less what is masked.
     pub features: u16,
-    /// Lay the strict filter over threads once they are set up.
-    pub sandbox: bool,
+    /// What is in force of the sandbox; with one, the strict filter is laid over threads once they are set up.
+    pub sandbox: Option<Level>,
 }
 
 /// The admin thread's state.

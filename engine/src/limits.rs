@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use penstock_uapi::{CLIENTS_MAX, CORES_MAX};
+
 /// Send buffers of a core. Half of them may be with the kernel while the other half is filled; more would only leave the cache.
 pub const SEND_SLOTS: u16 = 48;
 
@@ -91,3 +93,7 @@ pub const MTU: std::ops::RangeInclusive<u16> = 576..=65_535;
 
 /// How long packets may have waited in a TUN queue before a start that drops stale ones; control decides, the engine only obeys.
 pub const STALE_READS_MAX: usize = 4096;
+
+/// Descriptors that the engine may have: for each core those it was given, its own duplicates of them, its bell and its ring; for each
+/// client its socket and what waits for it; and a few.
+pub const DESCRIPTORS: u64 = (CORES_MAX * 20 + CLIENTS_MAX * 20 + 64) as u64;

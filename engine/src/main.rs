@@ -9,6 +9,7 @@ use clap::Parser;
 use penstock_engine::admin::{Admin, Options};
 use penstock_engine::sandbox::{self, Jail};
 use penstock_engine::sys::{self, process, uring};
+use penstock_uapi::CLIENTS_MAX;
 use penstock_uapi::request::feature;
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -20,7 +21,7 @@ const NICE: i32 = -15;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// A listening SOCK_SEQPACKET socket that was inherited.
+    /// A bound SOCK_SEQPACKET socket that was inherited.
     #[arg(long, value_name = "FD", conflicts_with = "socket", required_unless_present = "socket")]
     socket_fd: Option<RawFd>,
     /// Make the listening socket at this path.
@@ -52,17 +53,16 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), String> {
     let masked = masked(&arguments.without)?;
+    process::close_inherited(arguments.socket_fd).map_err(|error| format!("cannot close what was left open: {error}"))?;
     let listener = listen(arguments).map_err(|error| format!("cannot listen: {error}"))?;
     let features = available() & !masked;
     // Without the right to it the packets still flow, only behind others' work.
     if let Err(error) = process::prefer(NICE) {
         eprintln!("penstock-engine: no preference on its cores ({error}): other work there makes packets wait");
     }
-    if !arguments.no_sandbox {
-        let jail = Jail { user: arguments.user, directory: arguments.jail.as_deref() };
-        sandbox::enter(&jail).map_err(|error| error.to_string())?;
-    }
-    let options = Options { features, sandbox: !arguments.no_sandbox };
+    let jail = Jail { user: arguments.user, directory: arguments.jail.as_deref() };
+    let sandbox = (!arguments.no_sandbox).then(|| sandbox::enter(&jail).map_err(|error| error.to_string())).transpose()?;
+    let options = Options { features, sandbox };
     let admin = Admin::new(listener, options).map_err(|error| error.to_string())?;
     admin.run().map_err(|error| error.to_string())
 }
@@ -97,12 +97,14 @@ fn listen(arguments: &Arguments) -> std::io::Result<OwnedFd> {
             let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
             socket.bind(&SockAddr::unix(path)?)?;
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-            socket.listen(i32::from(u8::MAX))?;
             socket
         }
-        (None, Some(fd)) => Socket::from(sys::socket::inherited_listener(fd)?),
+        (None, Some(fd)) => Socket::from(sys::socket::inherited_socket(fd)?),
         (None, None) => return Err(std::io::ErrorKind::InvalidInput.into()),
     };
+    // Whoever connects is told the process that listened last (unix(7), SO_PEERCRED): the one that answers, by the number that it
+    // has where the asker is.
+    socket.listen(CLIENTS_MAX as i32)?;
     socket.set_cloexec(true)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())

@@ -1,22 +1,29 @@
 //! What the engine gives up, and when. It holds keys and reads what strangers send, so it keeps nothing that it does not need.
 //!
 //! ```text
-//!   main:   own namespaces ─ empty root ─ other user ─ no capability ─ no dumps ─ [filter: set-up and run]
-//!   worker: its ring made, restricted, enabled ───────────────────────────────── [filter: run]
-//!   admin:  all workers ready ────────────────────────────────────────────────── [filter: run]
+//!   launcher: own processes
+//!   main:     own namespaces ─ empty root ─ memory locked ─ other user ─ no capability ─ no dumps ─ Landlock ─ [filter: set-up and run]
+//!   worker:   its ring made, restricted, enabled ────────────────────────────────────────────────────────── [filter: run]
+//!   admin:    all workers ready ─────────────────────────────────────────────────────────────────────────── [filter: run]
 //! ```
 //! Rings can only be made once control has handed over descriptors, long after the process has given up everything else. So there
 //! are two filters: the first allows what setting up takes (threads, rings, affinity) but already no file, socket, exec or ioctl;
-//! the second takes away the making of rings and threads. Filters only ever add up.
+//! the second takes away the making of rings and threads. Filters only ever add up. A system call filter does not see what a ring
+//! does: each ring is [restricted by itself](crate::sys::uring), and Landlock holds for rings too.
+//!
+//! What a kernel cannot do is not passed over: a step that fails ends the process, and of those that an older kernel does not know
+//! [`enter`] tells which are in force. Control shows it.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::fs::chroot;
 use std::path::Path;
 
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule, TargetArch, apply_filter};
+use penstock_uapi::reply::protection;
 
+use crate::limits;
 use crate::sys::process;
+
+mod calls;
+mod landlock;
 
 /// Why the process could not be locked in.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +42,9 @@ pub enum SandboxError {
     /// The filter could not be built.
     #[error("cannot build the system call filter: {0}")]
     Backend(#[from] seccompiler::BackendError),
+    /// Landlock is there and refuses.
+    #[error("cannot deny files by Landlock: {0}")]
+    Landlock(#[from] ::landlock::RulesetError),
     /// Not a machine that the filter knows.
     #[error("no system call filter for this processor")]
     Processor,
@@ -53,25 +63,54 @@ pub struct Jail<'a> {
     pub directory: Option<&'a Path>,
 }
 
-/// Gives everything up that is not needed for setting up. With a jail, the process must be root still.
+/// How tight a sandbox is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Level {
+    /// [`protection`] bits that are in force.
+    pub protections: u16,
+    /// The kernel's Landlock ABI; 0: it has none.
+    pub landlock: u8,
+}
+
+/// Gives everything up that is not needed for setting up: [`confine`] and the first filter. With a jail, the process must be root
+/// still.
 ///
 /// # Errors
 /// If any step fails: a process that is only half locked in does not go on.
-pub fn enter(jail: &Jail<'_>) -> Result<(), SandboxError> {
+pub fn enter(jail: &Jail<'_>) -> Result<Level, SandboxError> {
+    let mut level = confine(jail)?;
+    calls::restrict_to_set_up()?;
+    level.protections |= protection::CALLS;
+    Ok(level)
+}
+
+/// Everything but the filters: what holds even for a system call that no filter refuses.
+///
+/// # Errors
+/// If any step fails.
+pub fn confine(jail: &Jail<'_>) -> Result<Level, SandboxError> {
+    let mut protections = 0;
+    let mut note = |bit, holds| protections |= if holds { bit } else { 0 };
+    step("bound its descriptors", process::limit_descriptors(limits::DESCRIPTORS))?;
+    // It takes a right that is given up below, or a limit that somebody has raised.
+    note(protection::MEMORY, process::lock_memory().is_ok());
     if let Some(directory) = jail.directory {
         step("leave the system's namespaces", process::unshare())?;
-        step("enter the jail", chroot(directory))?;
-        step("enter the jail", std::env::set_current_dir("/"))?;
+        note(protection::NAMESPACES, true);
+        note(protection::ROOT, step("make an empty root", process::empty_root(directory))?);
     }
+    note(protection::PROCESSES, process::is_alone());
     if let Some(user) = jail.user {
         // The bounding set can only be emptied while the right to do so is there.
         step("drop capabilities", process::empty_bounding_set())?;
         step("become another user", process::become_user(user))?;
     }
+    note(protection::USER, process::user() != 0);
     step("drop capabilities", process::drop_capabilities())?;
     step("forbid new privileges", process::forbid_new_privileges())?;
     step("forbid dumps", process::forbid_dumps())?;
-    restrict(RUN.iter().chain(SET_UP))
+    let (denied, landlock) = landlock::deny_everything()?;
+    Ok(Level { protections: protections | denied, landlock })
 }
 
 /// Takes the making of threads and rings away from the calling thread.
@@ -79,71 +118,5 @@ pub fn enter(jail: &Jail<'_>) -> Result<(), SandboxError> {
 /// # Errors
 /// If the filter is refused.
 pub fn tighten() -> Result<(), SandboxError> {
-    restrict(RUN.iter())
-}
-
-/// What moving packets and answering control takes.
-const RUN: &[i64] = &[
-    libc::SYS_io_uring_enter,
-    libc::SYS_recvmsg,
-    libc::SYS_sendmsg,
-    libc::SYS_read,
-    libc::SYS_write,
-    libc::SYS_preadv2,
-    libc::SYS_ppoll,
-    // Clients: they are accepted, their user is asked for, their descriptors are duplicated and closed.
-    libc::SYS_accept4,
-    libc::SYS_getsockopt,
-    libc::SYS_fcntl,
-    libc::SYS_close,
-    libc::SYS_statx,
-    // Memory, locks and time of the standard library; closing of a thread's stack.
-    libc::SYS_mmap,
-    libc::SYS_munmap,
-    libc::SYS_mremap,
-    libc::SYS_brk,
-    libc::SYS_madvise,
-    libc::SYS_futex,
-    libc::SYS_clock_gettime,
-    libc::SYS_clock_nanosleep,
-    libc::SYS_getrandom,
-    libc::SYS_sched_yield,
-    libc::SYS_restart_syscall,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_sigaltstack,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-    // The end by a panic, which is an abort.
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigaction,
-    libc::SYS_gettid,
-    libc::SYS_getpid,
-    libc::SYS_tgkill,
-];
-
-/// What setting up takes besides.
-const SET_UP: &[i64] = &[
-    libc::SYS_io_uring_setup,
-    libc::SYS_io_uring_register,
-    libc::SYS_clone3,
-    libc::SYS_clone,
-    libc::SYS_set_robust_list,
-    libc::SYS_rseq,
-    libc::SYS_mprotect,
-    libc::SYS_prctl,
-    libc::SYS_seccomp,
-    libc::SYS_eventfd2,
-    libc::SYS_sched_getaffinity,
-    libc::SYS_sched_setaffinity,
-];
-
-fn restrict<'a>(calls: impl Iterator<Item = &'a i64>) -> Result<(), SandboxError> {
-    let architecture = TargetArch::try_from(std::env::consts::ARCH).map_err(|_| SandboxError::Processor)?;
-    let rules: BTreeMap<i64, Vec<SeccompRule>> = calls.map(|call| (*call, Vec::new())).collect();
-    // A refused call says EPERM; whoever then goes on without it has gained nothing.
-    let refusal = SeccompAction::Errno(libc::EPERM as u32);
-    let filter = SeccompFilter::new(rules, refusal, SeccompAction::Allow, architecture)?;
-    let program = BpfProgram::try_from(filter)?;
-    apply_filter(&program)?;
-    Ok(())
+    calls::restrict_to_run()
 }

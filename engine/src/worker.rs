@@ -28,12 +28,13 @@ pub struct Files {
 }
 
 impl Files {
-    /// Duplicates of the descriptors attached for one core.
+    /// Duplicates of the descriptors attached for one core; of control's own sockets, which are only kept for it, there are none.
     ///
     /// # Errors
     /// If there are no more descriptors.
     pub fn duplicate(attached: &[(Role, OwnedFd)]) -> std::io::Result<Self> {
-        let by_role = attached.iter().map(|(role, fd)| Ok((*role, fd.try_clone()?))).collect::<std::io::Result<_>>()?;
+        let used = attached.iter().filter(|(role, _)| !matches!(role, Role::Ike4 | Role::Ike6));
+        let by_role = used.map(|(role, fd)| Ok((*role, fd.try_clone()?))).collect::<std::io::Result<_>>()?;
         Ok(Self { by_role })
     }
 

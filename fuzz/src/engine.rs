@@ -77,7 +77,7 @@ pub fn requests(bytes: &[u8]) {
     let name = SockAddr::unix(format!("\0penstock-fuzz-{}-{number}", std::process::id())).expect("a short name");
     let listener = Socket::new(Domain::UNIX, Type::SEQPACKET.nonblocking(), None).expect("a socket");
     listener.bind(&name).and_then(|()| listener.listen(4)).expect("an abstract name of our own");
-    let admin = Admin::new(OwnedFd::from(listener), Options { features: 0, sandbox: false }).expect("descriptors");
+    let admin = Admin::new(OwnedFd::from(listener), Options { features: 0, sandbox: None }).expect("descriptors");
     let engine = std::thread::spawn(move || admin.run());
     let mut client = Client::writer(&name);
     for part in records::split(bytes).take(64) {

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use penstock_uapi::reply::{CoreState, PolicyState, SaState, phase};
+use penstock_uapi::reply::{CoreState, PolicyState, SaState, phase, protection};
 use penstock_uapi::request::{feature, source, suite};
 use penstock_uapi::{Counter, Drop};
 use serde::{Deserialize, Serialize};
@@ -65,11 +65,27 @@ pub struct Engine {
     pub features: Vec<String>,
     /// Features not in use, because the kernel lacks them or `--without` said so.
     pub features_off: Vec<String>,
+    /// How tightly it is locked in.
+    #[serde(default)]
+    pub sandbox: Sandbox,
     /// How often an engine was started in this daemon's life.
     pub starts: u32,
     /// Why it does not run, or the last reason why one ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// How tightly the engine is locked in: [`penstock_uapi::reply::protection`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// `full`, `reduced` or `none`.
+    pub level: String,
+    /// The protections in force, by name.
+    pub protections: Vec<String>,
+    /// Those that are not, and what each takes.
+    pub missing: BTreeMap<String, String>,
+    /// The kernel's Landlock ABI; 0: it has none.
+    pub landlock_abi: u8,
 }
 
 /// The TUN device.
@@ -243,6 +259,25 @@ impl Engine {
     }
 }
 
+impl Sandbox {
+    /// From the mask and the ABI in the engine's welcome.
+    #[must_use]
+    pub fn new(protections: u16, landlock_abi: u8) -> Self {
+        let missing: BTreeMap<_, _> = protection::NAMES
+            .iter()
+            .filter(|(bit, ..)| protections & bit == 0)
+            .map(|(_, name, takes)| ((*name).into(), (*takes).into()))
+            .collect();
+        let level = match (protections & protection::CALLS, missing.len()) {
+            (0, _) => "none",
+            (_, 0) => "full",
+            _ => "reduced",
+        };
+        let in_force = protection::NAMES.iter().filter(|(bit, ..)| protections & bit != 0).map(|(_, name, _)| (*name).into());
+        Self { level: level.into(), protections: in_force.collect(), missing, landlock_abi }
+    }
+}
+
 impl Core {
     /// From what the engine answers; `cpu` is known from the attach.
     #[must_use]
@@ -361,5 +396,16 @@ mod tests {
         let mut engine = super::Engine::default();
         engine.set_features(penstock_uapi::request::feature::RING);
         assert_eq!((engine.features.join(" "), engine.features_off.join(" ")), ("ring".into(), "read-multishot gro gso uso".into()));
+    }
+
+    #[test]
+    fn a_sandbox_is_full_only_when_nothing_is_missing() {
+        let all = penstock_uapi::reply::protection::NAMES.iter().fold(0, |mask, (bit, ..)| mask | bit);
+        let full = super::Sandbox::new(all, 7);
+        assert_eq!((full.level.as_str(), full.missing.len(), full.landlock_abi), ("full", 0, 7));
+        let reduced = super::Sandbox::new(all & !penstock_uapi::reply::protection::SIGNALS, 4);
+        assert_eq!((reduced.level.as_str(), reduced.missing.keys().cloned().collect::<Vec<_>>()), ("reduced", vec!["signals".into()]));
+        let none = super::Sandbox::new(0, 0);
+        assert_eq!((none.level.as_str(), none.protections.len()), ("none", 0));
     }
 }

@@ -75,6 +75,11 @@ impl Connection {
         Ok(connection)
     }
 
+    /// The engine's process id here, where its own process namespace gives it another.
+    pub(super) fn process(&self) -> io::Result<u32> {
+        sys::peer_process(self.socket.get_ref().as_fd())
+    }
+
     /// Sends one request and collects its answer.
     pub(super) async fn exchange<B: Body>(&self, body: &B, tail: &[u8], fds: &[BorrowedFd<'_>]) -> Result<Vec<Answer>, EngineError> {
         let request = self.next.replace(self.next.get() + 1);

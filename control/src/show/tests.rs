@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{Options, render};
-use crate::admin::{Core, Engine, Ike, Interface, Peer, PeerState, SCHEMA, Sa, Site, State, Traffic};
+use crate::admin::{Core, Engine, Ike, Interface, Peer, PeerState, SCHEMA, Sa, Sandbox, Site, State, Traffic};
+use penstock_uapi::reply::protection;
 
 fn sa(core: u16, phase: &str) -> Sa {
     Sa {
@@ -89,6 +90,7 @@ pub(crate) fn state() -> State {
         ..State::default()
     };
     state.engine.set_features(penstock_uapi::request::feature::ALL & !penstock_uapi::request::feature::USO);
+    state.engine.sandbox = Sandbox::new(protection::NAMES.iter().fold(0, |mask, (bit, ..)| mask | bit), 7);
     state.sum_drops();
     state
 }
@@ -114,6 +116,7 @@ UP  berlin  vpn.example.net:4500 (at 198.51.100.9:4500)  for 3 min 4 s
 interface  pen0  192.168.192.1/30  MTU 1438
 receives   UDP port 4500 on all addresses
 engine     pid 71, up 2 h 3 min, generation 1, started again once; with ring, read-multishot, gro, gso; without uso
+sandbox    full, Landlock ABI 7
 control    pid 70, up 2 h 5 min, version 0.1.0, /etc/penstock/penstock.toml
 
 core  CPU  calls  now     out packets  a send  in packets  a receive  moves
@@ -190,6 +193,18 @@ fn a_dead_engine_and_an_empty_site_are_said_at_the_top() {
 }
 
 #[test]
+fn a_weaker_sandbox_says_what_is_missing_and_what_it_takes() {
+    let mut state = state();
+    state.engine.sandbox = Sandbox::new(protection::CALLS | protection::FILES, 3);
+    let screen = render(&state, Options::default());
+    assert!(screen.contains("\nsandbox    reduced, Landlock ABI 3\n") && !screen.contains("without files"), "{screen}");
+    assert!(screen.contains("\n             without ports:       Linux 6.7 or newer with Landlock\n"), "{screen}");
+    state.engine.sandbox = Sandbox::new(0, 0);
+    let screen = render(&state, Options::default());
+    assert!(screen.contains("\nsandbox    none: whoever takes the engine over has all its rights"), "{screen}");
+}
+
+#[test]
 fn the_json_is_stable() {
     let json = serde_json::to_value(state()).expect("JSON");
     let keys = |value: &serde_json::Value| {
@@ -198,7 +213,8 @@ fn the_json_is_stable() {
     assert_eq!(keys(&json), "cores drops engine interface peers schema site");
     assert_eq!(json["schema"], 1);
     assert_eq!(keys(&json["site"]), "age_ms config listen name pid port version");
-    assert_eq!(keys(&json["engine"]), "age_ms features features_off generation pid running starts");
+    assert_eq!(keys(&json["engine"]), "age_ms features features_off generation pid running sandbox starts");
+    assert_eq!(keys(&json["engine"]["sandbox"]), "landlock_abi level missing protections");
     assert_eq!(keys(&json["interface"]), "addresses mtu name");
     assert_eq!(
         keys(&json["peers"][0]),

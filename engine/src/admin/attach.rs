@@ -118,7 +118,7 @@ impl Admin {
                 gso: features & feature::GSO != 0,
                 poll: Duration::from_micros(start.poll_us.get().into()),
                 drop_stale: start.drop_stale == 1,
-                sandbox: self.options.sandbox,
+                sandbox: self.options.sandbox.is_some(),
             };
             worker::spawn(plan, sender.clone()).map_err(text)?;
         }
@@ -130,7 +130,7 @@ impl Admin {
             notes.iter().for_each(|note| eprintln!("penstock-engine: {note}"));
             rings.iter_mut().skip(core.into()).take(1).for_each(|place| *place = ring);
         }
-        if self.options.sandbox {
+        if self.options.sandbox.is_some() {
             sandbox::tighten().map_err(|error| error.to_string())?;
         }
         let without_ring = if rings.contains(&true) { 0 } else { feature::RING | feature::READ_MULTISHOT };

@@ -117,6 +117,7 @@ impl Admin {
     fn introduce(&mut self, at: usize, writer: bool, request: u64) {
         let (running, hands_back) = (self.running.as_ref(), writer && self.running.is_some());
         let start = running.map(|running| &running.start);
+        let level = self.options.sandbox.unwrap_or_default();
         let welcome = Welcome {
             version: U16::new(VERSION),
             cores: start.map_or(U16::ZERO, |start| start.cores),
@@ -129,6 +130,9 @@ impl Admin {
             life: self.life,
             policy_generation: U64::new(self.policies.generation()),
             age_ms: U64::new(self.now_ms()),
+            protections: U16::new(level.protections),
+            landlock: level.landlock,
+            reserved: 0,
         };
         let Self { clients, attached, listener, .. } = self;
         let hand_backs = if hands_back { hand_backs(attached, listener) } else { Vec::new() };

@@ -1,7 +1,11 @@
 //! What a process can give up: rights, places, dumps. All of it is called before the first worker runs.
 #![allow(unsafe_code)]
 
+use std::ffi::{CStr, CString};
 use std::io;
+use std::os::fd::RawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use super::outcome;
 
@@ -32,10 +36,7 @@ pub fn forbid_new_privileges() -> io::Result<()> {
 /// As prctl(2) and setrlimit(2).
 pub fn forbid_dumps() -> io::Result<()> {
     control(libc::PR_SET_DUMPABLE, 0)?;
-    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the pointer leads to a live structure that is only read.
-    let result = unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };
-    outcome(result).map(drop)
+    limit(libc::RLIMIT_CORE, 0)
 }
 
 /// Asks the scheduler to prefer this process and the threads it will make to others on their cores: a nice value from
@@ -48,14 +49,107 @@ pub fn prefer(nice: i32) -> io::Result<()> {
     outcome(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) }).map(drop)
 }
 
-/// Leaves the network, the mounts, the names and the message queues of the system behind.
+/// Closes what a careless parent left open, but for the standard streams and `keep`. To be called first of all, before this process
+/// opens anything of its own.
+///
+/// # Errors
+/// As close_range(2) (Linux 5.9).
+pub fn close_inherited(keep: Option<RawFd>) -> io::Result<()> {
+    let close = |first: u32, last: u32| {
+        // SAFETY: the caller calls this before anything was opened, so nobody owns these numbers.
+        outcome(if first > last { 0 } else { unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } }).map(drop)
+    };
+    match keep.and_then(|fd| u32::try_from(fd).ok()).filter(|fd| *fd > 2) {
+        Some(keep) => {
+            close(3, keep - 1)?;
+            close(keep.saturating_add(1), u32::MAX)
+        }
+        None => close(3, u32::MAX),
+    }
+}
+
+/// Leaves the network, the mounts, the names, the message queues and the control groups of the system behind. The processes
+/// are left behind by whoever starts this one: a process cannot change its own process namespace.
 ///
 /// # Errors
 /// As unshare(2), which needs CAP_SYS_ADMIN.
 pub fn unshare() -> io::Result<()> {
+    let all = libc::CLONE_NEWNET | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
     // SAFETY: no pointers; threads are not affected because there is only one yet.
-    let result = unsafe { libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS) };
+    outcome(unsafe { libc::unshare(all) }).map(drop)
+}
+
+/// Whether this process is the first of a process namespace of its own: it sees, and can signal, no other.
+#[must_use]
+pub fn is_alone() -> bool {
+    std::process::id() == 1
+}
+
+fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: libc::c_ulong, options: &CStr) -> io::Result<()> {
+    // SAFETY: all four strings end in a zero byte and outlive the call.
+    let result = unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, options.as_ptr().cast()) };
     outcome(result).map(drop)
+}
+
+/// Makes an empty read-only file system the root of this process, mounted over `directory`, and takes every other one out of its
+/// mount namespace. Gives `false` where the system runs from an initial RAM file system, which cannot be exchanged
+/// (pivot_root(2)): then the old one is only out of reach, not gone. [`unshare`] comes first.
+///
+/// # Errors
+/// As mount(2), pivot_root(2) and chroot(2).
+pub fn empty_root(directory: &Path) -> io::Result<bool> {
+    // Nothing that is done here is to be seen outside.
+    mount(c"none", c"/", c"none", libc::MS_REC | libc::MS_PRIVATE, c"")?;
+    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC | libc::MS_RDONLY;
+    let target = CString::new(directory.as_os_str().as_bytes())?;
+    mount(c"none", &target, c"tmpfs", flags, c"size=4k,mode=0")?;
+    std::env::set_current_dir(directory)?;
+    // SAFETY: both strings end in a zero byte and outlive the call.
+    let pivoted = outcome(unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) });
+    let exchanged = match pivoted {
+        Ok(_) => {
+            // The old root now lies over the new one: this takes it off.
+            // SAFETY: the string ends in a zero byte and outlives the call.
+            outcome(unsafe { libc::umount2(c".".as_ptr(), libc::MNT_DETACH) })?;
+            true
+        }
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            std::os::unix::fs::chroot(".")?;
+            false
+        }
+        Err(error) => return Err(error),
+    };
+    std::env::set_current_dir("/")?;
+    Ok(exchanged)
+}
+
+fn limit(resource: libc::__rlimit_resource_t, value: libc::rlim_t) -> io::Result<()> {
+    let both = libc::rlimit { rlim_cur: value, rlim_max: value };
+    // SAFETY: the pointer leads to a live structure that is only read.
+    outcome(unsafe { libc::setrlimit(resource, &raw const both) }).map(drop)
+}
+
+/// Allows this process `count` descriptors, or as many as it may have if that is less, and never more again.
+///
+/// # Errors
+/// As setrlimit(2).
+pub fn limit_descriptors(count: u64) -> io::Result<()> {
+    let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer leads to a live structure that the kernel fills.
+    outcome(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut now) })?;
+    limit(libc::RLIMIT_NOFILE, now.rlim_max.min(count))
+}
+
+/// Keeps all memory of this process, now and later, out of swap: keys lie in it. Pages are locked when they are touched, so none
+/// is used that would not be used anyway.
+///
+/// # Errors
+/// As setrlimit(2) and mlockall(2): it takes CAP_SYS_RESOURCE or an unlimited RLIMIT_MEMLOCK. A limit that is reached later
+/// would make allocations fail.
+pub fn lock_memory() -> io::Result<()> {
+    limit(libc::RLIMIT_MEMLOCK, libc::RLIM_INFINITY)?;
+    // SAFETY: numbers only.
+    outcome(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) }).map(drop)
 }
 
 /// Becomes another user and group for good, with no supplementary group.

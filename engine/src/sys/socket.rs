@@ -31,20 +31,20 @@ pub struct Received {
     pub control_truncated: bool,
 }
 
-/// A listening `SOCK_SEQPACKET` socket that the parent left open under this number. Call it first of all, before this process
+/// A bound `SOCK_SEQPACKET` socket that the parent left open under this number, listening or not. Call it first of all, before this process
 /// opens anything of its own.
 ///
 /// # Errors
 /// `InvalidInput` if the number is one of the standard streams or something else, `EBADF` if it is not open.
-pub fn inherited_listener(fd: RawFd) -> io::Result<OwnedFd> {
+pub fn inherited_socket(fd: RawFd) -> io::Result<OwnedFd> {
     if fd <= 2 {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     // SAFETY: the caller calls this before anything was opened, so nobody else owns the number; one that is not open fails the
     // checks below.
     let socket = socket2::Socket::from(unsafe { OwnedFd::from_raw_fd(fd) });
-    let listens = socket.r#type()? == socket2::Type::SEQPACKET && socket.is_listener()?;
-    if listens { Ok(socket.into()) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    let fits = socket.r#type()? == socket2::Type::SEQPACKET && socket.domain()? == socket2::Domain::UNIX;
+    if fits { Ok(socket.into()) } else { Err(io::ErrorKind::InvalidInput.into()) }
 }
 
 /// The user at the other end of a Unix socket when it connected (`SO_PEERCRED`).

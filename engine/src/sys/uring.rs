@@ -172,11 +172,28 @@ pub fn probe() -> io::Result<Abilities> {
     Ok(Abilities { read_multishot: probe.is_supported(opcode::ReadMulti::CODE) })
 }
 
-fn builder() -> io_uring::Builder {
+/// How the ring of a worker is made: disabled, until [`restrict`] has narrowed it.
+#[must_use]
+pub fn builder() -> io_uring::Builder {
     let mut builder = IoUring::builder();
     builder.setup_single_issuer().setup_defer_taskrun().setup_coop_taskrun().setup_submit_all().setup_r_disabled();
     builder.setup_cqsize(COMPLETIONS);
     builder
+}
+
+/// Narrows a disabled ring for good to receiving, sending, reading and writing on its registered files, with nothing left to
+/// register, and enables it.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn restrict(submitter: &io_uring::Submitter<'_>, multishot: bool) -> io::Result<()> {
+    let operations = [opcode::RecvMsg::CODE, opcode::SendMsg::CODE, opcode::Read::CODE, opcode::Write::CODE, opcode::ReadMulti::CODE];
+    let known = operations.into_iter().filter(|code| multishot || *code != opcode::ReadMulti::CODE);
+    let mut allowed: Vec<Restriction> = known.map(Restriction::sqe_op).collect();
+    allowed.push(Restriction::sqe_flags_required(Flags::FIXED_FILE.bits()));
+    allowed.push(Restriction::sqe_flags_allowed((Flags::FIXED_FILE | Flags::BUFFER_SELECT | Flags::IO_HARDLINK).bits()));
+    submitter.register_restrictions(&mut allowed)?;
+    submitter.register_enable_rings()
 }
 
 /// The ring of one core.
@@ -235,16 +252,7 @@ impl Uring {
         submitter.register_files(&numbers)?;
         let tun = Buffers::new(&submitter, 0, sizes.tun_buffers, sizes.tun_bytes)?;
         let udp = Buffers::new(&submitter, 1, sizes.udp_buffers, sizes.udp_bytes)?;
-        let mut allowed: Vec<Restriction> =
-            [opcode::RecvMsg::CODE, opcode::SendMsg::CODE, opcode::Read::CODE, opcode::Write::CODE, opcode::ReadMulti::CODE]
-                .into_iter()
-                .filter(|code| multishot || *code != opcode::ReadMulti::CODE)
-                .map(Restriction::sqe_op)
-                .collect();
-        allowed.push(Restriction::sqe_flags_required(Flags::FIXED_FILE.bits()));
-        allowed.push(Restriction::sqe_flags_allowed((Flags::FIXED_FILE | Flags::BUFFER_SELECT | Flags::IO_HARDLINK).bits()));
-        submitter.register_restrictions(&mut allowed)?;
-        submitter.register_enable_rings()?;
+        restrict(&submitter, multishot)?;
         // SAFETY: all-zero bytes are a valid `msghdr`: null pointers and zero lengths.
         let mut shape: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
         shape.msg_namelen = ADDRESS_BYTES as libc::socklen_t;

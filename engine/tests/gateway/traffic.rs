@@ -138,7 +138,7 @@ fn jail_is_closed(pid: u32) {
             assert_eq!(u64::from_str_radix(&field(capabilities), 16), Ok(0), "{capabilities}");
         }
         assert_eq!((field("NoNewPrivs"), field("Seccomp"), field("Uid")), ("1".into(), "2".into(), "65534".into()));
-        assert_eq!(field("Seccomp_filters"), "2", "{}", field("Name"));
+        assert_eq!(field("Seccomp_filters"), "3", "{}", field("Name"));
         count += 1;
     }
     assert_eq!(count, 3, "main and two cores");

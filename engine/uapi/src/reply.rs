@@ -26,7 +26,7 @@ pub struct Welcome {
     pub vnet_header_bytes: u8,
     /// As given at the start.
     pub generation: u8,
-    /// The process id.
+    /// The process id as the engine knows it: 1 in a process namespace of its own. `SO_PEERCRED` gives the asker's number for it.
     pub pid: U32,
     /// Random: tells one engine life from another.
     pub life: [u8; 16],
@@ -34,9 +34,50 @@ pub struct Welcome {
     pub policy_generation: U64,
     /// Milliseconds since the engine started.
     pub age_ms: U64,
+    /// [`protection`] bits in force; 0: it runs without a sandbox.
+    pub protections: U16,
+    /// The kernel's Landlock ABI, 0 without.
+    pub landlock: u8,
+    /// Zero.
+    pub reserved: u8,
 }
 impl Body for Welcome {
     const KIND: Kind = Kind::Welcome;
+}
+
+/// What keeps a captured engine in.
+pub mod protection {
+    /// Network, mounts, message queues, names and control groups of its own.
+    pub const NAMESPACES: u16 = 1;
+    /// A process namespace of its own: there is nobody to signal or trace.
+    pub const PROCESSES: u16 = 1 << 1;
+    /// An empty root, and no mount of the system's left.
+    pub const ROOT: u16 = 1 << 2;
+    /// A user that is not root.
+    pub const USER: u16 = 1 << 3;
+    /// Keys never reach swap.
+    pub const MEMORY: u16 = 1 << 4;
+    /// Landlock denies files.
+    pub const FILES: u16 = 1 << 5;
+    /// Landlock denies TCP ports (Linux 6.7).
+    pub const PORTS: u16 = 1 << 6;
+    /// Landlock denies signals and abstract Unix sockets (Linux 6.12).
+    pub const SIGNALS: u16 = 1 << 7;
+    /// System call filters.
+    pub const CALLS: u16 = 1 << 8;
+
+    /// All, with their names and what each takes.
+    pub const NAMES: [(u16, &str, &str); 9] = [
+        (NAMESPACES, "namespaces", "start the engine by penstockd as root, or with --jail"),
+        (PROCESSES, "processes", "start the engine by penstockd, or first in a process namespace of its own"),
+        (ROOT, "root", "a system that runs from its initial RAM file system cannot exchange its root: boot from a real one"),
+        (USER, "user", "start the engine by penstockd as root, or with --user"),
+        (MEMORY, "memory", "give the launcher CAP_SYS_RESOURCE, or set its locked memory to unlimited"),
+        (FILES, "files", "a kernel with CONFIG_SECURITY_LANDLOCK and landlock among its lsm="),
+        (PORTS, "ports", "Linux 6.7 or newer with Landlock"),
+        (SIGNALS, "signals", "Linux 6.12 or newer with Landlock"),
+        (CALLS, "calls", "start the engine without --no-sandbox"),
+    ];
 }
 
 /// Duplicates of one core's descriptors, for a new control.

@@ -56,6 +56,11 @@ impl Work {
         report.generation = self.source.generation;
         report.age_ms = engine.welcome.age_ms.get();
         report.set_features(engine.welcome.features.get() & self.features);
+        report.sandbox = crate::admin::Sandbox::new(engine.welcome.protections.get(), engine.welcome.landlock);
+        if report.sandbox.level != "full" {
+            let missing: Vec<&str> = report.sandbox.missing.keys().map(String::as_str).collect();
+            log::warning("sandbox", &[("level", &report.sandbox.level), ("missing", &missing.join(" "))]);
+        }
         self.engine = Some(engine);
     }
 
