@@ -12,6 +12,7 @@ pub use streams::Streams;
 
 mod check;
 mod client;
+mod doctor;
 mod key;
 mod order;
 mod show;
@@ -116,6 +117,19 @@ Examples:
         #[arg(default_value = crate::config::PATH)]
         file: PathBuf,
     },
+    /// Check this machine: what Penstock needs of kernel, rights and limits, and what to do about what is missing
+    #[command(after_help = "\
+One line for each check: verdict, what, what was found; what to do
+  good     as it should be
+  care     Penstock runs, slower or less tightly locked in
+  bad      Penstock does not run
+  unknown  only root can find out
+Exit code 1 if anything is bad.
+
+Examples:
+  penstock doctor
+  penstock doctor --json | jq '.checks[] | select(.verdict != \"good\")'")]
+    Doctor,
     /// Make keys
     #[command(infer_subcommands = true)]
     Key {
@@ -172,6 +186,7 @@ fn code(cli: &Cli, streams: &mut Streams<'_>) -> u8 {
         Verb::Show { peer } => show::run(&cli.run_dir, peer.as_deref(), cli.json, streams),
         Verb::Up { peer, wait } => order::up(&cli.run_dir, peer.as_deref(), *wait, cli.json, streams),
         Verb::Down { peer } => order::down(&cli.run_dir, peer.as_deref(), cli.json, streams),
+        Verb::Doctor => doctor::run(cli.json, streams),
         Verb::Check { file } => check::run(file, cli.json, streams),
         Verb::Key { what: Key::Psk { out } } => key::psk(out.as_deref(), cli.json, streams),
     };

@@ -11,6 +11,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use socket2::SockAddr;
 use tokio::io::unix::AsyncFd;
 
+pub(crate) mod probe;
+
 /// An instruction of a classic BPF program (`struct sock_filter`).
 pub(crate) type Instruction = libc::sock_filter;
 

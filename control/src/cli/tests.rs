@@ -82,7 +82,7 @@ fn verbs_may_be_shortened_and_none_means_show() {
         (&["s"], Verb::Show { peer: None }),
         (&["u", "london"], Verb::Up { peer: london.clone(), wait: 10 }),
         (&["up", "--wait", "0"], Verb::Up { peer: None, wait: 0 }),
-        (&["d", "london"], Verb::Down { peer: london }),
+        (&["dow", "london"], Verb::Down { peer: london }),
         (&["check"], Verb::Check { file: "/etc/penstock/penstock.toml".into() }),
         (&["c", "x.toml"], Verb::Check { file: "x.toml".into() }),
         (&["k", "p"], Verb::Key { what: Key::Psk { out: None } }),
