@@ -101,8 +101,14 @@ mod tests {
         assert!(!cookies.valid(0, &cookie, b"nonce", here, 2, host));
         assert!(!cookies.valid(0, &[], b"nonce", here, 1, host));
         // The secret turns: still good once, then no more.
+        assert_eq!(cookies.bake(SECRET_MS - 1, b"nonce", here, 1, host), cookie);
+        assert_ne!(cookies.bake(SECRET_MS, b"nonce", here, 1, host), cookie, "to the millisecond");
         assert!(cookies.valid(SECRET_MS, &cookie, b"nonce", here, 1, host));
         assert!(!cookies.valid(2 * SECRET_MS, &cookie, b"nonce", here, 1, host));
+        // It turns late, because nobody asked meanwhile: the old secret is carried on as long as it is not too old.
+        let mut cookies = Cookies::new(0, host);
+        let cookie = cookies.bake(0, b"nonce", here, 1, host);
+        assert!(cookies.valid(2 * SECRET_MS - 1, &cookie, b"nonce", here, 1, host));
         // Nobody asked for a long time: the old secret is not carried on.
         let mut cookies = Cookies::new(0, host);
         let cookie = cookies.bake(0, b"nonce", here, 1, host);

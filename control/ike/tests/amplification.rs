@@ -32,6 +32,33 @@ fn sized(mut message: Vec<u8>) -> Vec<u8> {
     message
 }
 
+/// A first message that a payload of `octets` (its header with them) makes longer, in front of the others, so that the chain stays whole.
+fn lengthened(first: &[u8], octets: usize) -> Vec<u8> {
+    let mut message = first[..28].to_vec();
+    message[16] = 43;
+    message.extend_from_slice(&[first[16], 0]);
+    message.extend_from_slice(&(octets as u16).to_be_bytes());
+    message.resize(28 + octets, 7);
+    message.extend_from_slice(&first[28..]);
+    sized(message)
+}
+
+/// A first message with proposal, key exchange and nonce, the shortest that could be answered.
+fn bare(first: &[u8]) -> Vec<u8> {
+    let (mut at, mut next, mut message) = (28, first[16], first[..28].to_vec());
+    while [33, 34, 40].contains(&next) {
+        let end = at + usize::from(u16::from_be_bytes([first[at + 2], first[at + 3]]));
+        let from = message.len();
+        message.extend_from_slice(&first[at..end]);
+        (next, at) = (first[at], end);
+        if ![33, 34, 40].contains(&next) {
+            message[from] = 0;
+        }
+    }
+    assert!(at < first.len(), "something optional was left out");
+    sized(message)
+}
+
 /// Sends each message to a site that knows nobody but its peer; the octets of all answers stay within those of the message.
 fn assert_not_amplified(messages: impl Iterator<Item = Vec<u8>>) -> (usize, usize) {
     let (mut answers, mut tries, mut number) = (0, 0, 0);
@@ -61,17 +88,7 @@ fn every_length_of_a_first_message_is_answered_within_its_length() {
         message.resize(length, 0);
         sized(message)
     });
-    let with_vendor = lengths.filter(|length| *length >= first.len() + 4).map(|length| {
-        // In front of the others, so that the chain stays whole.
-        let body = length - first.len();
-        let mut message = first[..28].to_vec();
-        message[16] = 43;
-        message.extend_from_slice(&[first[16], 0]);
-        message.extend_from_slice(&(body as u16).to_be_bytes());
-        message.resize(28 + body, 7);
-        message.extend_from_slice(&first[28..]);
-        sized(message)
-    });
+    let with_vendor = lengths.filter(|length| *length >= first.len() + 4).map(|length| lengthened(&first, length - first.len()));
     let (answers, _) = assert_not_amplified(cut_or_filled.chain(with_vendor));
     assert!(answers > 1_000, "the whole ones are answered: {answers}");
 }
@@ -111,23 +128,18 @@ fn every_first_octet_and_every_exchange_is_answered_within_its_length() {
 }
 
 #[test]
-fn a_first_message_without_what_is_optional_asks_for_a_cookie_and_no_more() {
-    // The shortest that could be answered: proposal, key exchange and nonce, nothing behind.
-    let first = real_messages().remove(0);
-    let mut at = 28;
-    let mut next = first[16];
-    let mut message = first[..28].to_vec();
-    while [33, 34, 40].contains(&next) {
-        let end = at + usize::from(u16::from_be_bytes([first[at + 2], first[at + 3]]));
-        let from = message.len();
-        message.extend_from_slice(&first[at..end]);
-        (next, at) = (first[at], end);
-        if ![33, 34, 40].contains(&next) {
-            message[from] = 0;
-        }
-    }
-    assert!(at < first.len(), "something optional was left out");
-    let message = sized(message);
-    let (answers, tries) = assert_not_amplified(std::iter::repeat_n(message, 10));
-    assert_eq!((answers, tries), (10, 10));
+fn a_first_message_has_to_be_as_long_as_its_answer_or_show_a_cookie() {
+    let first = bare(&real_messages().remove(0));
+    let answer = |message: &[u8]| {
+        let mut world = World::new(23);
+        world.inject(EAST, stranger(&mut 0), message);
+        (world.sent[0].1.clone(), world.sites[EAST].ike.half_open())
+    };
+    // A cookie: one notification of 33 octets, and nothing is kept.
+    assert_eq!((answer(&first).0.len(), answer(&first).1), (28 + 8 + 33, 0));
+    let (long, kept) = answer(&lengthened(&first, 1_000));
+    assert!(kept == 1 && long.len() > first.len() + 5, "a handshake's answer of {} octets", long.len());
+    let missing = long.len() - first.len();
+    assert_eq!(answer(&lengthened(&first, missing - 1)).1, 0, "one octet short");
+    assert_eq!((answer(&lengthened(&first, missing)).0.len(), answer(&lengthened(&first, missing)).1), (long.len(), 1), "just as long");
 }
