@@ -210,6 +210,14 @@ mod tests {
     }
 
     #[test]
+    fn a_range_gives_a_bounded_number_of_prefixes() {
+        // From ::1 to the last address but one: 254 prefixes.
+        let mut out = Vec::new();
+        Range { v6: true, first: 1, last: u128::MAX - 1 }.prefixes(&mut out);
+        assert_eq!(out.len(), super::MAX);
+    }
+
+    #[test]
     fn whole_families_are_one_prefix() {
         for net in ["0.0.0.0/0", "::/0", "255.255.255.255/32", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128"] {
             let mut out = Vec::new();
