@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -13,6 +14,9 @@ use crate::admin::{MISUSE, NO, REQUEST_BYTES_MAX, Request, Response};
 
 /// The most connections served at once; more wait in the backlog.
 const CLIENTS_MAX: usize = 16;
+
+/// Clients that may wait to be accepted.
+const BACKLOG: i32 = 128;
 
 /// How long a client may take for its next line, and the daemon for its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -26,8 +30,12 @@ pub(super) fn serve(path: &Path, asked: mpsc::Sender<Asked>) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => (),
     }
-    let listener = UnixListener::bind(path)?;
+    // Nobody can connect before the mode is right, even if the directory is open to others.
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    socket.listen(BACKLOG)?;
+    let listener = UnixListener::from_std(std::os::unix::net::UnixListener::from(std::os::fd::OwnedFd::from(socket)))?;
     tokio::task::spawn_local(async move {
         let places = std::rc::Rc::new(Semaphore::new(CLIENTS_MAX));
         loop {
@@ -85,4 +93,31 @@ async fn answer(line: &str, asked: &mpsc::Sender<Asked>) -> Response {
     };
     let answered = tokio::time::timeout(PATIENCE, exchange).await.ok().flatten();
     answered.unwrap_or_else(|| Response::refused(id, NO, "the daemon is ending or does not answer in time"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+    use tokio::sync::mpsc;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_socket_is_its_owners_alone_and_replaces_one_that_was_left() {
+        let path = std::env::temp_dir().join(format!("penstock-control-{}.sock", std::process::id()));
+        let local = tokio::task::LocalSet::new();
+        let talk = async {
+            drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket that nobody serves"));
+            super::serve(&path, mpsc::channel(1).0).expect("it listens");
+            assert_eq!(std::fs::metadata(&path).expect("a socket").mode() & 0o777, 0o600);
+            let mut client = UnixStream::connect(&path).await.expect("it serves");
+            client.write_all(b"nonsense\n").await.expect("it reads");
+            let mut answer = [0; 64];
+            let length = client.read(&mut answer).await.expect("it answers");
+            assert!(answer[..length].starts_with(b"{\"id\":0,\"ok\":false"));
+        };
+        local.run_until(talk).await;
+        std::fs::remove_file(&path).expect("our own socket");
+    }
 }
