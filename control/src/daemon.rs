@@ -24,6 +24,7 @@ mod devices;
 mod host;
 mod install;
 mod link;
+mod policies;
 mod resolve;
 mod setup;
 mod show;

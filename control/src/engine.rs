@@ -100,6 +100,8 @@ pub struct PolicyOrder {
     pub name: String,
     /// What may pass, in order of preference.
     pub pairs: Vec<Pair>,
+    /// Its pairs are those of the table in force; `pairs` is empty.
+    pub keep: bool,
 }
 
 /// A connection to an engine. Clones share it.
@@ -161,7 +163,7 @@ impl Client {
             let policy = U32::new(order.policy);
             let mut name = [0; 64];
             name.iter_mut().zip(order.name.bytes()).for_each(|(to, from)| *to = from);
-            self.request(&Policy { policy, reserved: U32::ZERO, name }, &[], &[]).await?;
+            self.request(&Policy { policy, keep: U32::new(order.keep.into()), name }, &[], &[]).await?;
             for some in order.pairs.chunks(PAIRS_PER_FRAME) {
                 let count = U32::new(u32::try_from(some.len()).unwrap_or(u32::MAX));
                 self.request(&PolicyPairs { policy, count }, some.as_bytes(), &[]).await?;

@@ -81,7 +81,7 @@ fn requests_get_their_answers_and_events_come_between_them() {
         let (one, two) = tokio::join!(client.state(), client.state());
         assert_eq!((one.expect("a state").cores.len(), two.expect("a state").cores.len()), (1, 1));
         assert!(matches!(events.recv().await, Some(Event::StrayIke { message, .. }) if message == b"ike"));
-        let policy = PolicyOrder { policy: 1, name: "london".into(), pairs: vec![] };
+        let policy = PolicyOrder { policy: 1, name: "london".into(), pairs: vec![], keep: false };
         let refused = client.set_policies(4, &[policy]).await.expect_err("the engine says no");
         assert!(matches!(refused, EngineError::Refused { what: Kind::PolicyCommit, status: Status::Full }), "{refused}");
     });

@@ -1,5 +1,6 @@
 //! Policies: which inner packets may pass to and from which peer. Built by the admin thread as a whole, read by every core.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -80,6 +81,15 @@ impl Prefix {
     }
 }
 
+impl From<&Prefix> for penstock_uapi::Prefix {
+    fn from(prefix: &Prefix) -> Self {
+        let bits = if prefix.length == 0 { 0 } else { prefix.bits << (128 - u32::from(prefix.length)) };
+        let v4 = u32::try_from(bits >> 96).unwrap_or_default();
+        let ip = if prefix.v6 { IpAddr::V6(bits.into()) } else { IpAddr::V4(v4.into()) };
+        Self::new(ip, prefix.length)
+    }
+}
+
 /// Family, address at the high end of 128 bits, width in bits.
 fn key(ip: IpAddr) -> (bool, u128, u8) {
     match ip {
@@ -111,6 +121,12 @@ impl Policy {
     pub fn holds(&self, local: IpAddr, remote: IpAddr) -> bool {
         self.pairs.iter().any(|(ours, theirs)| ours.holds(local) && theirs.holds(remote))
     }
+
+    /// Whether an address is on the peer's side of an agreed pair.
+    #[must_use]
+    pub fn reaches(&self, remote: IpAddr) -> bool {
+        self.pairs.iter().any(|(_, theirs)| theirs.holds(remote))
+    }
 }
 
 /// All policies of one generation.
@@ -122,6 +138,30 @@ pub struct PolicyTable {
     pub policies: Vec<Policy>,
     /// From a peer's subnets to the policy's place in [`Self::policies`].
     remotes: route::Table<u32>,
+    /// Of each policy: where its peer's first one stands, and where the next one of its peer does. The last one's next is the first.
+    kin: Vec<Kin>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Kin {
+    first: usize,
+    next: usize,
+}
+
+/// Policies of one name are one peer's, one for each set of pairs that its children have.
+fn kin(policies: &[Policy]) -> Vec<Kin> {
+    let mut rings: HashMap<&str, Kin> = HashMap::new();
+    let mut kin: Vec<Kin> = Vec::with_capacity(policies.len());
+    for (at, policy) in policies.iter().enumerate() {
+        kin.push(*rings.entry(&policy.name).or_insert(Kin { first: at, next: at }));
+    }
+    // From the back, so that the last one of a ring is given its first.
+    for (at, policy) in policies.iter().enumerate().rev() {
+        if let Some(ring) = rings.get_mut(policy.name.as_str()) {
+            kin[at].next = std::mem::replace(&mut ring.next, at);
+        }
+    }
+    kin
 }
 
 impl PolicyTable {
@@ -134,7 +174,9 @@ impl PolicyTable {
             remotes.iter().map(move |(ip, length)| (*ip, *length, at))
         });
         let remotes = route::Table::build(prefixes);
-        Self { generation, policies: policies.into_iter().map(|(policy, _)| policy).collect(), remotes }
+        let policies: Vec<Policy> = policies.into_iter().map(|(policy, _)| policy).collect();
+        let kin = kin(&policies);
+        Self { generation, policies, remotes, kin }
     }
 
     /// The place of the policy whose remote subnets hold an address, by the longest prefix.
@@ -147,6 +189,25 @@ impl PolicyTable {
         found.map(|at| at as usize)
     }
 
+    /// The policy at `at` and then the other ones of its peer.
+    pub fn kin(&self, at: usize) -> impl Iterator<Item = usize> + '_ {
+        let next = move |now: &usize| self.kin.get(*now).map(|kin| kin.next).filter(|next| *next != at);
+        std::iter::successors(Some(at), next)
+    }
+
+    /// Whether two policies are of one peer, by their places.
+    #[must_use]
+    pub fn of_one_peer(&self, one: usize, other: usize) -> bool {
+        self.kin.get(one).zip(self.kin.get(other)).is_some_and(|(one, other)| one.first == other.first)
+    }
+
+    /// What a core counts for the peer of a policy: the first policy of a peer has it for all of them, so that nothing is
+    /// lost from a total when the others go.
+    #[must_use]
+    pub fn cell(&self, at: usize, core: u16) -> Option<&Cell> {
+        self.policies.get(self.kin.get(at)?.first)?.lasting.cells.get(usize::from(core))
+    }
+
     /// The place of a policy by its number.
     #[must_use]
     pub fn place(&self, id: u32) -> Option<usize> {
@@ -156,7 +217,23 @@ impl PolicyTable {
 
 #[cfg(test)]
 mod tests {
-    use super::Prefix;
+    use std::sync::Arc;
+
+    use super::{Lasting, Policy, PolicyTable, Prefix};
+
+    #[test]
+    fn policies_of_one_name_are_found_from_each_of_them() {
+        let policy =
+            |id: u32, name: &str| (Policy { id, name: name.into(), pairs: Vec::new(), lasting: Arc::new(Lasting::new(1)) }, Vec::new());
+        let all = [(9, "b"), (1, "a"), (3, "b"), (5, "b"), (7, "c")];
+        let table = PolicyTable::new(1, all.map(|(id, name)| policy(id, name)).into());
+        // Sorted: a 1, b 3, b 5, c 7, b 9.
+        let kin = |at| table.kin(at).collect::<Vec<_>>();
+        assert_eq!([kin(0), kin(1), kin(2), kin(3), kin(4)], [vec![0], vec![1, 2, 4], vec![2, 4, 1], vec![3], vec![4, 1, 2]]);
+        assert!(table.of_one_peer(4, 1) && !table.of_one_peer(4, 3));
+        let counted = |at| std::ptr::from_ref(table.cell(at, 0).expect("a core"));
+        assert!(counted(4) == counted(1) && counted(2) == counted(1) && counted(3) != counted(1));
+    }
 
     #[test]
     fn a_prefix_holds_its_own() {
@@ -168,5 +245,9 @@ mod tests {
         assert!(prefix("fd00::7", 128).holds(ip("fd00::7")) && !prefix("fd00::7", 128).holds(ip("fd00::6")));
         assert!(prefix("10.0.0.1", 32).holds(ip("10.0.0.1")) && !prefix("10.0.0.1", 32).holds(ip("10.0.0.0")));
         assert_eq!(Prefix::new(ip("10.0.0.0"), 33), None);
+        for (net, length) in [("10.1.0.0", 16), ("0.0.0.0", 0), ("::", 0), ("fd00::7", 128), ("10.0.0.1", 32)] {
+            let told = penstock_uapi::Prefix::from(&prefix(net, length));
+            assert_eq!(told.parts(), Some((ip(net), length)));
+        }
     }
 }

@@ -52,6 +52,7 @@ mod steps;
 pub use config::{Config, Group, Identity, PeerConfig, PeerId, Psk, Suite, Upkeep};
 pub use output::{ChildId, ChildKeys, Host, Level, Nat, Output, Selectors, When};
 pub use rekey::RekeyRefused;
+pub use selector::MAX as SUBNETS_MAX;
 pub use snapshot::{ChildSnapshot, IkeSnapshot, PeerSnapshot, PeerState};
 
 use std::collections::{BTreeMap, HashMap};

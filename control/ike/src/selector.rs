@@ -9,8 +9,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::message::{Malformed, array, take, word};
 
-/// The most selectors in one payload, and the most prefixes of one side of a child.
-const MAX: usize = 128;
+/// The most selectors in one payload, and the most prefixes of one side of a child. More would not be offered, so whoever
+/// configures them has to be told.
+pub const MAX: usize = 128;
 
 /// A range of addresses of one family; IPv4 in the low 32 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -36,6 +36,9 @@ const WINDOW: u32 = 16_384;
 /// after 70 minutes.
 const REKEY_CHILD: Duration = Duration::from_secs(3600);
 
+/// As many subnets as one child takes, less the interface's own address of each family, which may join them.
+const LOCAL_SUBNETS_MAX: usize = penstock_ike::SUBNETS_MAX - 2;
+
 /// What a peer's section is read against; either is `None` if it is itself wrong.
 pub(super) struct Here<'a> {
     pub(super) site: Option<&'a Site>,
@@ -64,6 +67,8 @@ pub(super) fn peer(
         true => section.parsed_list("local_subnets", parse_subnet, findings).unwrap_or_default().into_iter().map(|(net, _)| net).collect(),
         false => here.interface.map(own_addresses).unwrap_or_default(),
     };
+    few_enough(section, "subnets", subnets.len(), penstock_ike::SUBNETS_MAX, findings);
+    few_enough(section, "local_subnets", local_subnets.len(), LOCAL_SUBNETS_MAX, findings);
     let psk = psk(section, findings, warnings);
     let (local_id, remote_id) = identities(section, here.site, findings, warnings);
     let suites = section.parsed_list("suites", parse_suite, findings);
@@ -104,6 +109,14 @@ pub(super) fn peer(
         local_address_place: section.place_of("local_address"),
     });
     (meeting, peer)
+}
+
+/// More subnets than a child can have would be left out of the offer without a word.
+fn few_enough(section: &Section<'_>, key: &str, count: usize, most: usize, findings: &mut Vec<Finding>) {
+    if count > most {
+        let problem = format!("{count} prefixes, but an SA takes {most} on this side");
+        findings.push(section.place_of(key).finding(problem, "join neighbours into larger prefixes, or divide them between two peers"));
+    }
 }
 
 fn parse_endpoint(text: &str) -> Result<Endpoint, Fault> {

@@ -331,3 +331,22 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn more_subnets_than_an_sa_takes_are_a_finding() {
+    let place = Place::new("many");
+    let list = |second: u8, count: usize| (0..count).map(|third| format!("\"10.{second}.{third}.0/24\"")).collect::<Vec<_>>().join(", ");
+    let with = |ours: usize, theirs: usize| {
+        let text = GOOD.replace("\"10.43.43.0/24\"", &list(41, ours)).replace("\"10.43.100.0/24\"", &list(42, theirs));
+        place.write("penstock.toml", text.as_bytes(), 0o644);
+    };
+    with(126, 128);
+    Config::load(&place.main()).expect("as many as fit");
+    with(127, 129);
+    let remedy = "join neighbours into larger prefixes, or divide them between two peers";
+    let expected = [
+        format!("penstock.toml:9: peer.london.local_subnets: 127 prefixes, but an SA takes 126 on this side; {remedy}"),
+        format!("penstock.toml:10: peer.london.subnets: 129 prefixes, but an SA takes 128 on this side; {remedy}"),
+    ];
+    assert_eq!(place.complaints(), expected);
+}

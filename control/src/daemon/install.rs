@@ -2,16 +2,17 @@
 //! of [`penstock_uapi::install`] keep the order: what a step needs is what the step before it returned.
 
 use std::rc::Rc;
+use std::time::Duration;
 
-use penstock_ike::{ChildId, ChildKeys, Selectors, Suite};
+use penstock_ike::{ChildId, ChildKeys, PeerId, Selectors, Suite};
 use penstock_uapi::install::{Expected, Inbound, Outbound, Pair};
 use penstock_uapi::request::{Key, Limits, Retire, suite};
 use penstock_uapi::{Spi, install};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::mpsc;
 use zerocopy::little_endian::U32;
 
-use super::site;
-use crate::engine::{Client, EngineError, PolicyOrder};
+use super::policies::Policies;
+use crate::engine::{Client, EngineError};
 use crate::log;
 
 /// What a finished step gives to the next one.
@@ -29,49 +30,6 @@ pub(super) struct Finished {
     pub(super) epoch: u64,
     pub(super) child: ChildId,
     pub(super) result: Result<Token, String>,
-}
-
-/// The policy table of one engine life, changed by one task at a time.
-#[derive(Debug)]
-pub(super) struct Policies {
-    table: Mutex<Table>,
-}
-
-#[derive(Debug)]
-struct Table {
-    generation: u64,
-    orders: Vec<PolicyOrder>,
-}
-
-impl Policies {
-    /// A table to be set with a generation above `generation`.
-    pub(super) fn new(generation: u64, orders: Vec<PolicyOrder>) -> Self {
-        Self { table: Mutex::new(Table { generation, orders }) }
-    }
-
-    /// Puts the table in force as it is.
-    pub(super) async fn commit(&self, client: &Client) -> Result<(), EngineError> {
-        self.table.lock().await.commit(client).await
-    }
-
-    /// Gives one policy the pairs that were agreed, if they are not those it has.
-    async fn agree(&self, client: &Client, policy: u32, selectors: &Selectors) -> Result<(), EngineError> {
-        let pairs = site::pairs(selectors);
-        let mut table = self.table.lock().await;
-        let Some(order) = table.orders.iter_mut().find(|order| order.policy == policy) else { return Ok(()) };
-        if order.pairs == pairs {
-            return Ok(());
-        }
-        order.pairs = pairs;
-        table.commit(client).await
-    }
-}
-
-impl Table {
-    async fn commit(&mut self, client: &Client) -> Result<(), EngineError> {
-        self.generation += 1;
-        client.set_policies(self.generation, &self.orders).await
-    }
 }
 
 /// Starts steps towards one engine life.
@@ -93,19 +51,20 @@ impl Installer {
         });
     }
 
-    pub(super) fn expect(&self, child: ChildId, policy: u32, spi: Spi) {
+    pub(super) fn expect(&self, child: ChildId, peer: PeerId, spi: Spi) {
         let client = self.client.clone();
-        self.spawn(child, async move { Expected::announce(&client, spi, policy).await.map(Token::Expected) });
+        // Which of the peer's policies it will belong to depends on what the peer answers.
+        self.spawn(child, async move { Expected::announce(&client, spi, peer.0).await.map(Token::Expected) });
     }
 
     pub(super) fn inbound(&self, child: ChildId, earlier: Option<Token>, inbound: NewInbound) {
         let this = self.clone();
         self.spawn(child, async move {
-            let NewInbound { policy, spi, key, window, selectors } = inbound;
-            this.policies.agree(&this.client, policy, &selectors).await?;
+            let NewInbound { peer, spi, key, window, selectors } = inbound;
+            let policy = this.policies.agree(&this.client, peer, spi.value(), &selectors).await?;
             let limits = Limits::default();
             let installed = match earlier {
-                Some(Token::Expected(expected)) => expected.install(&this.client, key, window, limits).await,
+                Some(Token::Expected(expected)) => expected.install(&this.client, policy, key, window, limits).await,
                 _ => Inbound::install(&this.client, spi, policy, key, window, limits).await,
             };
             installed.map(Token::Inbound)
@@ -125,13 +84,15 @@ impl Installer {
 
     /// Retires a pair, or by its SPI what has not become one; what the engine does not know is gone already.
     pub(super) fn retire(&self, earlier: Option<Token>, spi: u32, drain_ms: u32) {
-        let client = self.client.clone();
+        let (client, policies) = (self.client.clone(), self.policies.clone());
         tokio::task::spawn_local(async move {
             let retired = match earlier {
                 Some(Token::Pair(pair)) => pair.retire(&client, drain_ms).await,
                 _ => install::Engine::ask(&client, &Retire { spi: U32::new(spi), drain_ms: U32::new(drain_ms) }).await,
             };
-            match retired {
+            // Its selectors go with the last packet that it receives.
+            tokio::time::sleep(Duration::from_millis(drain_ms.into())).await;
+            match retired.and(policies.release(&client, spi).await) {
                 Ok(()) | Err(EngineError::Lost | EngineError::Refused { status: penstock_uapi::Status::Unknown, .. }) => (),
                 Err(error) => log::warning("sa-not-retired", &[("spi", &format_args!("{spi:08x}")), ("reason", &error)]),
             }
@@ -142,7 +103,7 @@ impl Installer {
 /// An inbound SA to be installed.
 #[derive(Debug)]
 pub(super) struct NewInbound {
-    pub(super) policy: u32,
+    pub(super) peer: PeerId,
     pub(super) spi: Spi,
     pub(super) key: Key,
     pub(super) window: u32,

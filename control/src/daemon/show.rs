@@ -6,6 +6,7 @@ use std::time::Duration;
 use penstock_ike::{PeerId, PeerSnapshot, PeerState};
 use penstock_uapi::reply::{SaState, phase};
 
+use super::policies::peer_of;
 use super::work::Status;
 use crate::admin::{self, State};
 use crate::config::{Config, Peer};
@@ -58,7 +59,7 @@ fn peer(configured: &Peer, id: PeerId, known: &Known, engine: Option<&engine::St
     let subnets = |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect();
     let snapshot = known.snapshots.iter().find(|snapshot| snapshot.peer == id);
     let status = known.statuses.get(&id);
-    let sas: Vec<&SaState> = engine.map(|state| state.sas.iter().filter(|sa| sa.policy.get() == id.0).collect()).unwrap_or_default();
+    let sas: Vec<&SaState> = engine.map(|state| state.sas.iter().filter(|sa| peer_of(sa.policy.get()) == id).collect()).unwrap_or_default();
     let mut peer = admin::Peer {
         name: configured.name.clone(),
         endpoint: configured.endpoint.to_string(),

@@ -16,8 +16,9 @@ use tokio::time::Instant;
 use super::admin::Asked;
 use super::devices::Devices;
 use super::host::Source;
-use super::install::{Finished, Installer, Policies, Token};
+use super::install::{Finished, Installer, Token};
 use super::link::{Link, Word};
+use super::policies::{Policies, is_first, peer_of};
 use super::resolve::Resolved;
 use super::setup::{Engine, Ready};
 use super::{Stop, admin, resolve, site};
@@ -129,8 +130,20 @@ fn policy_orders(config: &Config, ids: &[PeerId], here: &[IpNet]) -> Vec<PolicyO
         policy: id.0,
         name: peer.name.clone(),
         pairs: site::pairs(&penstock_ike::Selectors { local: site::offered(config, peer, here), remote: peer.subnets.clone() }),
+        keep: false,
     };
     config.peers.iter().zip(ids).map(order).collect()
+}
+
+/// The SAs of an earlier control that have selectors of their own keep them.
+fn keep_sets(policies: &mut Policies, running: &crate::engine::State, ids: &[PeerId]) {
+    for policy in running.policies.iter().filter(|policy| !is_first(policy.policy.get())) {
+        let number = policy.policy.get();
+        let spis: Vec<u32> = running.sas.iter().filter(|sa| sa.policy.get() == number).map(|sa| sa.inbound_spi.get()).collect();
+        if ids.contains(&peer_of(number)) && !spis.is_empty() {
+            policies.keep(number, name_of(&policy.name), spis.into_iter());
+        }
+    }
 }
 
 impl Work {
@@ -139,15 +152,18 @@ impl Work {
         let config = Rc::new(config);
         let Ready { engine, devices, netlink, plan, here, adopted, features } = ready;
         let running = if adopted { engine.client.state().await.map_err(failed)? } else { crate::engine::State::default() };
-        let known = running.policies.iter().map(|policy| (name_of(&policy.name), policy.policy.get())).collect();
+        let firsts = running.policies.iter().filter(|policy| is_first(policy.policy.get()));
+        let known = firsts.map(|policy| (name_of(&policy.name), policy.policy.get())).collect();
         let ids = number_peers(&config, &known);
         let orders = policy_orders(&config, &ids, &here);
-        let policies = Rc::new(Policies::new(engine.welcome.policy_generation.get(), orders));
+        let mut policies = Policies::new(engine.welcome.policy_generation.get(), orders);
+        keep_sets(&mut policies, &running, &ids);
         policies.commit(&engine.client).await.map_err(failed)?;
+        let policies = Rc::new(policies);
 
         let mut inherited: HashMap<PeerId, Vec<u32>> = HashMap::new();
-        for sa in running.sas.iter().filter(|sa| ids.contains(&PeerId(sa.policy.get()))) {
-            let of_peer = inherited.entry(PeerId(sa.policy.get())).or_default();
+        for sa in running.sas.iter().filter(|sa| ids.contains(&peer_of(sa.policy.get()))) {
+            let of_peer = inherited.entry(peer_of(sa.policy.get())).or_default();
             if sa.phase != phase::DRAINING {
                 of_peer.push(sa.inbound_spi.get());
             }

@@ -18,7 +18,10 @@ use crate::policy::{Lasting, Policy, PolicyTable, Prefix};
 struct Building {
     generation: u64,
     policies: HashMap<u32, (String, Vec<Pair>)>,
+    /// Pairs that came with it.
     pairs: usize,
+    /// Pairs of the table in force that it keeps.
+    kept: usize,
 }
 
 /// The table in force and the one being built.
@@ -49,6 +52,12 @@ impl Master {
         self.table.as_ref().is_some_and(|table| table.place(policy).is_some())
     }
 
+    /// Whether both are policies of one peer.
+    pub(super) fn of_one_peer(&self, one: u32, other: u32) -> bool {
+        let table = self.table.as_ref();
+        table.is_some_and(|table| table.place(one).zip(table.place(other)).is_some_and(|(one, other)| table.of_one_peer(one, other)))
+    }
+
     pub(super) fn begin(&mut self, begin: &PolicyBegin) -> Outcome {
         if self.cores == 0 {
             return Err(Status::Order);
@@ -57,7 +66,7 @@ impl Master {
         if generation <= self.generation {
             return Err(Status::Exists);
         }
-        self.building = Some(Building { generation, policies: HashMap::new(), pairs: 0 });
+        self.building = Some(Building { generation, policies: HashMap::new(), pairs: 0, kept: 0 });
         Ok(())
     }
 
@@ -76,7 +85,23 @@ impl Master {
         if building.policies.contains_key(&id) {
             return Err(Status::Exists);
         }
-        building.policies.insert(id, (name.to_owned(), Vec::new()));
+        let pairs = match policy.keep.get() {
+            0 => Vec::new(),
+            1 => {
+                let old = self.table.as_ref().and_then(|table| table.policies.get(table.place(id)?)).filter(|old| old.name == name);
+                old.ok_or(Status::Unknown)?
+                    .pairs
+                    .iter()
+                    .map(|(local, remote)| Pair { local: local.into(), remote: remote.into() })
+                    .collect()
+            }
+            _ => return Err(Status::Malformed),
+        };
+        if building.pairs + building.kept + pairs.len() > limits::POLICY_PAIRS_MAX {
+            return Err(Status::Full);
+        }
+        building.kept += pairs.len();
+        building.policies.insert(id, (name.to_owned(), pairs));
         Ok(())
     }
 
@@ -86,7 +111,7 @@ impl Master {
         if more.len() != pairs.count.get() as usize || more.iter().any(|pair| !is_sane(pair)) {
             return Err(Status::Malformed);
         }
-        if building.pairs + more.len() > limits::POLICY_PAIRS_MAX {
+        if building.pairs + building.kept + more.len() > limits::POLICY_PAIRS_MAX {
             return Err(Status::Full);
         }
         let (_, pairs) = building.policies.get_mut(&pairs.policy.get()).ok_or(Status::Unknown)?;

@@ -174,7 +174,8 @@ impl Admin {
         }
         match self.sas.pairs.get(&spi) {
             Some(sa) if sa.inbound.is_some() || sa.retired => return Err(Status::Exists),
-            Some(sa) if sa.policy != policy => return Err(Status::Malformed),
+            // Which of the peer's policies an announced one belongs to shows only when the selectors are agreed on.
+            Some(sa) if sa.policy != policy && !self.policies.of_one_peer(sa.policy, policy) => return Err(Status::Malformed),
             Some(_) => {}
             None => self.check_new(spi, policy, core, false)?,
         }

@@ -90,7 +90,7 @@ impl Path {
             return Err(Drop::InboundNoBuffer);
         }
         let table = &self.policies.table;
-        let cell = table.place(pair.policy).and_then(|at| table.policies.get(at)?.lasting.cells.get(usize::from(self.config.core)));
+        let cell = table.place(pair.policy).and_then(|at| table.cell(at, self.config.core));
         let opened = match open_frame(pair, &mut self.merge, table, receive, frame, io) {
             Ok(opened) => opened,
             Err(reason) => {
@@ -243,10 +243,12 @@ fn check(next_header: u8, inner: &mut [u8], outer_tos: u8, policy: u32, table: &
         return Err(Drop::InboundMalformed);
     }
     // The source must lead back to the same peer by the longest prefix, not merely lie in one of its subnets.
-    let at = table.route(ip.source).ok_or(Drop::SourceNotPeer)?;
-    let policy = table.policies.get(at).filter(|found| found.id == policy).ok_or(Drop::SourceNotPeer)?;
+    let back = table.route(ip.source).ok_or(Drop::SourceNotPeer)?;
+    let own = table.place(policy).filter(|own| table.of_one_peer(*own, back)).ok_or(Drop::SourceNotPeer)?;
+    // And both ends must be within what was agreed for this very SA.
+    let policy = table.policies.get(own).ok_or(Drop::SourceNotPeer)?;
     if !policy.holds(ip.destination, ip.source) {
-        return Err(Drop::DestinationNotLocal);
+        return Err(if policy.reaches(ip.source) { Drop::DestinationNotLocal } else { Drop::SourceNotPeer });
     }
     if !ecn::carry_over(inner, &mut ip, outer_tos) {
         return Err(Drop::Ecn);

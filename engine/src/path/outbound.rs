@@ -80,14 +80,24 @@ impl Path {
         Some(at)
     }
 
+    /// Of the policies of the peer that a packet goes to, the one that holds its addresses and can send; else one that holds them.
+    fn choose(&self, routed: usize, ip: &Ip) -> Option<usize> {
+        let table = &self.policies.table;
+        let policy = |at: &usize| table.policies.get(*at);
+        let holding = || table.kin(routed).filter(|at| policy(at).is_some_and(|policy| policy.holds(ip.source, ip.destination)));
+        let sends = |at: &usize| {
+            self.policies.states.get(*at).is_some_and(|state| state.active != 0)
+                || policy(at).is_some_and(|policy| policy.lasting.fallback().is_some())
+        };
+        holding().find(sends).or_else(|| holding().next())
+    }
+
     fn way(&mut self, now_ms: u64, read: &Read, io: &mut Io<'_>) -> Result<(usize, Way), Drop> {
         let ip = &read.ip;
-        let at = self.route(ip.destination).ok_or(Drop::NoRoute)?;
+        let routed = self.route(ip.destination).ok_or(Drop::NoRoute)?;
+        // RFC 4301 section 5.1: both ends of the packet must be within what was agreed for the SA that it leaves by.
+        let at = self.choose(routed, ip).ok_or(Drop::SourceNotLocal)?;
         let policy = self.policies.table.policies.get(at).ok_or(Drop::NoRoute)?;
-        // RFC 4301 section 5.1: both ends of the packet must be within what was agreed.
-        if !policy.holds(ip.source, ip.destination) {
-            return Err(Drop::SourceNotLocal);
-        }
         let state = self.policies.states.get_mut(at).ok_or(Drop::NoRoute)?;
         if state.active != 0 {
             return Ok((at, Way::Here(state.active)));
@@ -117,7 +127,7 @@ impl Path {
     /// Cuts and seals a read with the pair `spi` of the policy at `at`.
     fn seal(&mut self, read: &mut [u8], parsed: &Read, at: usize, spi: u32, io: &mut Io<'_>) {
         let Self { pairs, policies, now, config, .. } = self;
-        let cell = policies.table.policies.get(at).and_then(|policy| policy.lasting.cells.get(usize::from(config.core)));
+        let cell = policies.table.cell(at, config.core);
         let pair = pairs.get_mut(spi).and_then(|pair| pair.outbound.as_deref_mut().zip(Some(&*pair.shared)));
         let (Some((outbound, shared)), Some(cell)) = (pair, cell) else { return now.drop(Drop::NoSa, parsed.packets) };
         let Some(packet) = read.get_mut(config.vnet_header_bytes..) else { return now.drop(Drop::OutboundMalformed, parsed.packets) };

@@ -200,7 +200,7 @@ impl Site {
         name[..4].copy_from_slice(b"peer");
         let policy = U32::new(POLICY);
         self.client.ask(&PolicyBegin { generation }).expect("a table begins");
-        self.client.ask(&Policy { policy, reserved: U32::ZERO, name }).expect("a policy");
+        self.client.ask(&Policy { policy, keep: U32::ZERO, name }).expect("a policy");
         self.client.ask_with(&PolicyPairs { policy, count: U32::new(2) }, pairs.as_bytes(), &[]).expect("its pairs");
         self.client.ask(&PolicyCommit { generation, policies: U32::new(1), pairs: U32::new(2) }).expect("the table is in force");
     }

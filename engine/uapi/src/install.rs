@@ -27,7 +27,6 @@ pub trait Engine {
 #[derive(Debug)]
 pub struct Expected {
     spi: Spi,
-    policy: u32,
 }
 
 impl Expected {
@@ -37,15 +36,16 @@ impl Expected {
     /// As the engine's.
     pub async fn announce<E: Engine>(engine: &E, spi: Spi, policy: u32) -> Result<Self, E::Error> {
         engine.ask(&ExpectSpi { spi: U32::new(spi.value()), policy: U32::new(policy) }).await?;
-        Ok(Self { spi, policy })
+        Ok(Self { spi })
     }
 
-    /// Installs the key (the initiator, with the response in hand). What was parked is opened first.
+    /// Installs the key (the initiator, with the response in hand). What was parked is opened first. `policy` is one of the same peer:
+    /// which one shows only now that the selectors are agreed on.
     ///
     /// # Errors
     /// As the engine's.
-    pub async fn install<E: Engine>(self, engine: &E, key: Key, window: u32, limits: Limits) -> Result<Inbound, E::Error> {
-        Inbound::install(engine, self.spi, self.policy, key, window, limits).await
+    pub async fn install<E: Engine>(self, engine: &E, policy: u32, key: Key, window: u32, limits: Limits) -> Result<Inbound, E::Error> {
+        Inbound::install(engine, self.spi, policy, key, window, limits).await
     }
 }
 

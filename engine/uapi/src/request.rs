@@ -97,14 +97,15 @@ pub struct PolicyBegin {
 }
 body!(PolicyBegin, PolicyBegin);
 
-/// One policy: a peer and, by its pairs, what may pass.
+/// One policy: a peer and, by its pairs, what may pass. Policies of one name are one peer's: each is for the children that agreed
+/// on its pairs, and what is counted for the peer is counted at the one with the smallest number.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Policy {
     /// Control's number for it; keeps its meaning from table to table.
     pub policy: U32,
-    /// Zero.
-    pub reserved: U32,
+    /// 1: its pairs are those of the table in force, whose policy of this number has this name; no [`PolicyPairs`] follow. Else 0.
+    pub keep: U32,
     /// The peer's name, UTF-8, padded with zeros: what a new control recognises it by.
     pub name: [u8; 64],
 }

@@ -7,6 +7,7 @@ use penstock_uapi::{Endpoint, Spi};
 use tokio::time::Instant;
 
 use super::super::install::{Finished, NewInbound, key};
+use super::super::policies::peer_of;
 use super::{Event, LOG_PAUSE, PeerId, Status, Work, specified};
 use crate::config::{Peer, SourcePort};
 use crate::log;
@@ -44,14 +45,14 @@ impl Work {
                 }
             }
             Output::Expect { child, peer, spi } => match Spi::new(spi) {
-                Some(spi) => self.installer.expect(child, peer.0, spi),
+                Some(spi) => self.installer.expect(child, peer, spi),
                 None => self.ike.install_failed(self.now(), child, "a reserved SPI"),
             },
             Output::InstallInbound { child, peer, spi, keys, selectors } => {
                 let window = self.peer(peer).map_or(0, |peer| peer.window);
                 let Some(own) = Spi::new(spi) else { return self.ike.install_failed(self.now(), child, "a reserved SPI") };
                 self.source.spis.insert(spi, peer);
-                let inbound = NewInbound { policy: peer.0, spi: own, key: key(&keys), window, selectors };
+                let inbound = NewInbound { peer, spi: own, key: key(&keys), window, selectors };
                 self.installer.inbound(child, self.tokens.remove(&child), inbound);
             }
             Output::InstallOutbound { child, peer, spi, keys, when, local, remote, fallback, per_core, nat, inbound_spi: _ } => {
@@ -155,7 +156,7 @@ impl Work {
             Event::Acquire { policy, core, per_core: true } => {
                 let now = self.now();
                 // A refusal has its reason in the state of the peer, and the engine asks again while there is traffic.
-                let _ = self.ike.create_child(now, PeerId(policy), core, &mut self.source);
+                let _ = self.ike.create_child(now, peer_of(policy), core, &mut self.source);
             }
             // A peer without SAs is being tried already.
             Event::Acquire { .. } | Event::OutboundActive { .. } | Event::Lost => (),

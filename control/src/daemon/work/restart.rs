@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::super::install::Policies;
+use super::super::policies::Policies;
 use super::super::setup::{self, Engine};
 use super::{Stop, Word, Work, policy_orders};
 use crate::log;

@@ -240,3 +240,89 @@ fn a_mark_does_not_make_a_damaged_header_good() {
     assert_eq!(header.ecn.value(), 3);
     assert_ne!(header.header_checksum, header.calc_header_checksum());
 }
+
+/// Another set of subnets that the same peer agreed to, for children of its own.
+const SECOND: u32 = PEER + 10;
+
+/// One peer with two policies: all of 10.2/16 but what 10.2.7/24 has of its own.
+fn two_sets(local: u8, remote: u8, nested_local: bool) -> Arc<PolicyTable> {
+    let prefix = |(ip, length): (IpAddr, u8)| Prefix::new(ip, length).expect("a length");
+    let net = |site: u8| (IpAddr::from([10, site, 0, 0]), 16);
+    let seven = |site: u8| (IpAddr::from([10, site, 7, 0]), 24);
+    let (here, there) = if nested_local { (seven(local), net(remote)) } else { (net(local), seven(remote)) };
+    let policy = |id, local, remote: (IpAddr, u8)| {
+        let pairs = vec![(prefix(local), prefix(remote))];
+        (Policy { id, name: "peer".into(), pairs, lasting: Arc::new(Lasting::new(2)) }, vec![remote])
+    };
+    Arc::new(PolicyTable::new(5, vec![policy(PEER, net(local), net(remote)), policy(SECOND, here, there)]))
+}
+
+/// A second pair for the policy [`SECOND`], with keys 11 and 12.
+fn join_second(left: &mut Core, right: &mut Core) {
+    let (ours, theirs) = (spi(0, 5), spi(0, 105));
+    for (core, own, other, [hears, speaks]) in [(left, ours, theirs, [12, 11]), (right, theirs, ours, [11, 12])] {
+        let Pair { inbound: half, .. } = *inbound(own, hears, Limits::default());
+        core.apply(Order::InstallInbound(Box::new(Pair::installed(own, SECOND, half.expect("an inbound half")))));
+        let outbound = outbound(other, own, speaks, |request| request.policy = U32::new(SECOND));
+        core.apply(Order::InstallOutbound { spi: own, outbound });
+    }
+}
+
+#[test]
+fn a_packet_leaves_by_a_child_whose_selectors_cover_it() {
+    let (mut left, mut right) = pair();
+    left.apply(Order::Policies(Box::new(Policies::new(two_sets(1, 2, false)))));
+    right.apply(Order::Policies(Box::new(Policies::new(two_sets(2, 1, true)))));
+    let to = |third: u8| {
+        let mut read = Flow::new(false, false).plain(b"there");
+        read[12 + 18] = third;
+        read
+    };
+    let spi_of_run = |run: &Run| spi_of(&run.bytes).expect("a frame");
+    // As long as the second child cannot send, the first one covers its packets as well.
+    let runs = left.send(&[to(7)]);
+    assert_eq!(spi_of_run(&runs[0]), spi(0, 100));
+    join_second(&mut left, &mut right);
+    for (third, by) in [(7, spi(0, 105)), (8, spi(0, 100))] {
+        let runs = left.send(&[to(third)]);
+        assert_eq!(runs.iter().map(spi_of_run).collect::<Vec<_>>(), [by], "to 10.2.{third}.0/24");
+        assert_eq!(right.receive(&runs).len(), 1);
+    }
+    // Both are counted for the one peer.
+    let first = left.path.policies.table.cell(0, 0).expect("a core");
+    assert_eq!(first.outbound_packets.load(std::sync::atomic::Ordering::Relaxed), 3);
+    left.assert_sums();
+    right.assert_sums();
+}
+
+/// Of one network here, only the source tells the two sets apart.
+#[test]
+fn the_source_chooses_between_children_of_one_destination() {
+    let (mut left, mut right) = pair();
+    left.apply(Order::Policies(Box::new(Policies::new(two_sets(1, 2, true)))));
+    right.apply(Order::Policies(Box::new(Policies::new(two_sets(2, 1, false)))));
+    join_second(&mut left, &mut right);
+    for (third, by) in [(7, spi(0, 105)), (8, spi(0, 100))] {
+        let mut read = Flow::new(false, false).plain(b"there");
+        read[12 + 14] = third;
+        let runs = left.send(&[read]);
+        assert_eq!(runs.iter().map(|run| spi_of(&run.bytes).expect("a frame")).collect::<Vec<_>>(), [by], "from 10.1.{third}.0/24");
+    }
+}
+
+#[test]
+fn what_arrives_on_a_child_is_held_against_its_own_selectors() {
+    let (_, mut right) = pair();
+    right.apply(Order::Policies(Box::new(Policies::new(two_sets(2, 1, true)))));
+    let (mut left, mut other) = (Core::new(0, &two_sets(1, 2, false)), Core::new(0, &two_sets(2, 1, true)));
+    join_second(&mut left, &mut other);
+    join_second(&mut left, &mut right);
+    // Given a peer that sends what the first child may carry, when it sends it on the second one, then it is not delivered.
+    let mut sealer = sealer(spi(0, 105), 11);
+    for (third, delivered) in [(8u8, 0), (7, 1)] {
+        let mut packet = Flow::new(false, false).plain(b"there")[12..].to_vec();
+        packet[18] = third;
+        assert_eq!(right.receive(&[frame(&mut sealer, &packet, 4)]).len(), delivered, "to 10.2.{third}.0/24");
+    }
+    assert_eq!(right.dropped(Drop::DestinationNotLocal), 1);
+}
