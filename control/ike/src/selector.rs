@@ -211,6 +211,13 @@ mod tests {
     }
 
     #[test]
+    fn more_selectors_than_any_site_has_are_left_out() {
+        let one = write(&nets("10.0.0.0/8"));
+        let body = [&[u8::MAX, 0, 0, 0], one[4..].repeat(255).as_slice()].concat();
+        assert_eq!(parse(&body).expect("well formed").len(), super::MAX);
+    }
+
+    #[test]
     fn a_range_gives_a_bounded_number_of_prefixes() {
         // From ::1 to the last address but one: 254 prefixes.
         let mut out = Vec::new();

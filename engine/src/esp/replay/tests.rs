@@ -163,3 +163,19 @@ fn a_wild_width_is_held_within_the_bounds() {
         assert_eq!(window.check(100_000 - gets).map(|_| ()), Err(Drop::ReplayWindow), "{asked}");
     }
 }
+
+#[test]
+fn the_high_half_turns_at_the_exact_left_edge() {
+    let top = |number| {
+        let mut window = Window::new(1024);
+        let _ = window.check(number).expect("not received yet").commit();
+        window
+    };
+    assert_eq!(Window::new(1024).bits(), 1024);
+    // The last number in the window, and the first left of it, which can only be one of the next 2^32.
+    assert_eq!((top(5000).infer(3977), top(5000).infer(3976)), (Some(3977), Some(1 << 32 | 3976)));
+    // While the window begins at the first number there is, nothing lies left of it.
+    for number in [1023, 1024, 1025] {
+        assert_eq!((top(number).infer(900), top(number).infer(number as u32 + 1)), (Some(900), Some(number + 1)), "{number}");
+    }
+}
