@@ -17,7 +17,7 @@ use tokio::task::LocalSet;
 
 use crate::config::{Config, Finding};
 use crate::launcher::{MISUSE, Options};
-use crate::{log, sys};
+use crate::{confine, launcher, log, sys};
 
 mod admin;
 mod devices;
@@ -74,8 +74,8 @@ pub fn run(options: Options, launcher_fd: i32) -> ExitCode {
 fn try_run(options: Options, launcher_fd: i32) -> Result<(), Stop> {
     let config = Config::load(&options.config).map_err(Stop::Misuse)?;
     let failed = |what: &'static str| move |error: std::io::Error| Stop::Failed(format!("{what}: {error}"));
-    sys::forbid_dumps().map_err(failed("cannot forbid core files"))?;
-    sys::drop_capabilities().map_err(failed("cannot give up capabilities"))?;
+    launcher::make_directory(&options.run_dir).map_err(failed("no run directory"))?;
+    confine::enter(&options.run_dir).map_err(failed("not locked in"))?;
     let link = sys::inherited(launcher_fd)
         .ok_or_else(|| Stop::Failed("penstockd starts its second process by itself: leave out --launcher-fd".into()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed("no runtime"))?;

@@ -97,6 +97,10 @@ pub(crate) fn make_directory(path: &Path) -> io::Result<()> {
 /// Runs until control ends on purpose.
 #[must_use]
 pub fn run(options: &Options) -> ExitCode {
+    if let Err(error) = sys::keep_capabilities(sys::LAUNCHER) {
+        log::error("launcher-failed", &[("reason", &format!("cannot give up capabilities: {error}"))]);
+        return ExitCode::from(MISUSE);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.and_then(|runtime| runtime.block_on(supervise(options)));
     match result {

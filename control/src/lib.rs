@@ -34,6 +34,7 @@
 pub mod admin;
 pub mod cli;
 pub mod config;
+mod confine;
 pub mod daemon;
 pub mod engine;
 pub mod launcher;

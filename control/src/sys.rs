@@ -282,15 +282,27 @@ fn permitted_capabilities() -> u32 {
     (mask.unwrap_or_default() & u64::from(u32::MAX)) as u32
 }
 
-/// CAP_NET_ADMIN: TUN, marks, buffers, routes.
-const NET_ADMIN: u32 = 1 << 12;
-/// CAP_NET_BIND_SERVICE: a port below 1024.
-const NET_BIND_SERVICE: u32 = 1 << 10;
+/// A set of the capabilities of linux/capability.h, all below 32.
+const fn set(numbers: &[u32]) -> u32 {
+    let (mut bits, mut at) = (0, 0);
+    while at < numbers.len() {
+        bits |= 1 << numbers[at];
+        at += 1;
+    }
+    bits
+}
 
-/// Keeps what control needs of the capabilities it has, for good: no exec gives any back.
-pub(crate) fn drop_capabilities() -> io::Result<()> {
+/// What control keeps: NET_ADMIN (TUN, marks, buffers, routes) and NET_BIND_SERVICE (a port below 1024).
+pub(crate) const CONTROL: u32 = set(&[12, 10]);
+
+/// What the launcher keeps: what control keeps, and for starting it DAC_OVERRIDE and DAC_READ_SEARCH (its files may be another user's);
+/// for starting and ending an engine KILL, SETGID, SETUID, SETPCAP, SYS_CHROOT, SYS_ADMIN, SYS_NICE and SYS_RESOURCE.
+pub(crate) const LAUNCHER: u32 = CONTROL | set(&[1, 2, 5, 6, 7, 8, 18, 21, 23, 24]);
+
+/// Keeps these of the capabilities that this process has, for good: no exec gives any other back.
+pub(crate) fn keep_capabilities(these: u32) -> io::Result<()> {
     const VERSION_3: u32 = 0x2008_0522;
-    let keep = permitted_capabilities() & (NET_ADMIN | NET_BIND_SERVICE);
+    let keep = permitted_capabilities() & these;
     for capability in (0..=40).filter(|bit| *bit > 31 || keep & (1 << bit) == 0) {
         // SAFETY: this prctl takes numbers only. It fails for what the kernel does not know, and without CAP_SETPCAP,
         // where the process has nothing to give up.
@@ -305,10 +317,25 @@ pub(crate) fn drop_capabilities() -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+fn limit(resource: libc::__rlimit_resource_t, value: libc::rlim_t) -> io::Result<()> {
+    let both = libc::rlimit { rlim_cur: value, rlim_max: value };
+    // SAFETY: the pointer is to a live structure that is only read.
+    check(unsafe { libc::setrlimit(resource, &raw const both) }).map(drop)
+}
+
+/// Keeps all memory of this process out of swap, now and later: long-term keys lie in it. Pages are locked when they are touched. It takes
+/// CAP_SYS_RESOURCE or an unlimited RLIMIT_MEMLOCK.
+pub(crate) fn lock_memory() -> io::Result<()> {
+    limit(libc::RLIMIT_MEMLOCK, libc::RLIM_INFINITY)?;
+    // SAFETY: this call takes a number only.
+    check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) }).map(drop)
+}
+
 /// Keeps the memory of this process out of core files and from other processes of its user.
 pub(crate) fn forbid_dumps() -> io::Result<()> {
     // SAFETY: this prctl takes numbers only.
-    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }).map(drop)
+    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) })?;
+    limit(libc::RLIMIT_CORE, 0)
 }
 
 #[cfg(test)]

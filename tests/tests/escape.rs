@@ -177,6 +177,19 @@ fn a_running_engine_has_no_right_no_place_and_no_other_descriptor() {
     ]);
     assert_eq!(descriptors(engine), expected);
 
+    // NET_ADMIN and NET_BIND_SERVICE for control, what starting an engine takes besides for the launcher above it.
+    let status = |pid: u32| fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let (of_control, launcher) = (status(control), field(&status(control), "PPid").parse().expect("a number"));
+    let allowed = |status: &str, set: &str| u64::from_str_radix(&field(status, set), 16).expect("a mask");
+    for set in ["CapPrm", "CapEff", "CapBnd"] {
+        assert_eq!(allowed(&of_control, set), 0x1400, "{set} of control");
+        assert_eq!(allowed(&status(launcher), set) & !0x1a4_15e6, 0, "{set} of the launcher");
+    }
+    assert_eq!(
+        ["NoNewPrivs", "Seccomp", "CapInh", "CapAmb"].map(|name| field(&of_control, name)),
+        ["1", "2", "0000000000000000", "0000000000000000"]
+    );
+
     let shown = site.show_json().expect("the daemon answers");
     let sandbox = &shown["engine"]["sandbox"];
     let missing: BTreeSet<&str> = sandbox["missing"].as_object().expect("a table").keys().map(String::as_str).collect();
