@@ -49,6 +49,11 @@ pub enum Command {
         /// The peer's name; `None`: all.
         peer: Option<String>,
     },
+    /// Give a peer's SAs new keys, now.
+    Rekey {
+        /// The peer's name.
+        peer: String,
+    },
 }
 
 /// A request as it is written.
@@ -81,8 +86,14 @@ impl Request {
             }
             ("up", peer) => Command::Up { peer },
             ("down", peer) => Command::Down { peer },
+            ("rekey", Some(peer)) => Command::Rekey { peer },
+            ("rekey", None) => return Err(Response::refused(written.id, MISUSE, "rekey needs a peer")),
             (other, _) => {
-                return Err(Response::refused(written.id, MISUSE, format!("unknown command {other:?}; there are show, up and down")));
+                return Err(Response::refused(
+                    written.id,
+                    MISUSE,
+                    format!("unknown command {other:?}; there are show, up, down and rekey"),
+                ));
             }
         };
         Ok(Self { id: written.id, command })
@@ -95,6 +106,7 @@ impl Request {
             Command::Show => ("show", None),
             Command::Up { peer } => ("up", peer.clone()),
             Command::Down { peer } => ("down", peer.clone()),
+            Command::Rekey { peer } => ("rekey", Some(peer.clone())),
         };
         to_line(&Written { id: self.id, command: command.into(), peer })
     }
@@ -181,6 +193,7 @@ mod tests {
             Command::Up { peer: peer.clone() },
             Command::Down { peer: None },
             Command::Down { peer },
+            Command::Rekey { peer: "london".to_owned() },
         ] {
             let request = Request { id: 7, command };
             let line = request.to_line();
@@ -199,6 +212,7 @@ mod tests {
             ("{\"id\":5}", 5, "command"),
             ("{\"id\":5,\"command\":\"show\",\"pear\":\"x\"}", 5, "pear"),
             ("{\"id\":5,\"command\":\"show\",\"peer\":\"x\"}", 5, "takes no peer"),
+            ("{\"id\":5,\"command\":\"rekey\"}", 5, "needs a peer"),
             ("{\"id\":6,\"command\":\"dance\"}", 6, "unknown command \"dance\""),
             ("{\"id\":-6,\"command\":\"show\"}", 0, "no request"),
             (long.as_str(), 0, "at most 65536 bytes"),

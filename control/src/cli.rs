@@ -104,6 +104,12 @@ Examples:
         /// Only this peer
         peer: Option<String>,
     },
+    /// Orders about one peer
+    #[command(infer_subcommands = true)]
+    Peer {
+        #[command(subcommand)]
+        what: PeerOrder,
+    },
     /// Check a configuration and the files that it names, and change nothing
     #[command(after_help = "\
 Each mistake is one line: FILE:LINE: KEY: what is wrong; what to do
@@ -135,6 +141,24 @@ Examples:
     Key {
         #[command(subcommand)]
         what: Key,
+    },
+}
+
+#[derive(Debug, PartialEq, Eq, Subcommand)]
+enum PeerOrder {
+    /// Give all SAs with a peer new keys, without losing a packet, and wait until they are in use
+    #[command(after_help = "\
+Exit code 1 if the peer is not up, or if the waiting ends first; the rekey goes on then.
+
+Examples:
+  penstock peer rekey london
+  penstock peer rekey london --json")]
+    Rekey {
+        /// The peer
+        peer: String,
+        /// How many seconds to wait; 0 does not wait
+        #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+        wait: u16,
     },
 }
 
@@ -187,6 +211,7 @@ fn code(cli: &Cli, streams: &mut Streams<'_>) -> u8 {
         Verb::Up { peer, wait } => order::up(&cli.run_dir, peer.as_deref(), *wait, cli.json, streams),
         Verb::Down { peer } => order::down(&cli.run_dir, peer.as_deref(), cli.json, streams),
         Verb::Doctor => doctor::run(cli.json, streams),
+        Verb::Peer { what: PeerOrder::Rekey { peer, wait } } => order::rekey(&cli.run_dir, peer, *wait, cli.json, streams),
         Verb::Check { file } => check::run(file, cli.json, streams),
         Verb::Key { what: Key::Psk { out } } => key::psk(out.as_deref(), cli.json, streams),
     };

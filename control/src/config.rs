@@ -125,6 +125,8 @@ pub struct Peer {
     pub window: u32,
     /// The age at which the keys of packets are renewed.
     pub rekey_child: Duration,
+    /// The age at which the keys of the IKE SA are renewed.
+    pub rekey_ike: Duration,
     /// A fresh key exchange each time.
     pub pfs: bool,
     /// Where the table stands.

@@ -1,5 +1,5 @@
-//! Given two sites with two workers each under steady load, when their keys are renewed every second by both sides, then not one
-//! packet is lost or comes twice, and the keys really are others.
+//! Given two sites with two workers each under steady load, when both sides renew the keys of packets every second and those of IKE
+//! every few, or when somebody orders it, then not one packet is lost or comes twice, and the keys really are others.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -21,9 +21,34 @@ fn rekeys(pair: &Pair, side: usize) -> usize {
     pair.sites[side].log().matches("child-rekeyed").count()
 }
 
+fn renewals(pair: &Pair, side: usize) -> usize {
+    pair.sites[side].log().matches("has new keys").count()
+}
+
+#[test]
+fn an_order_renews_every_key_once() {
+    let pair = Pair::start(&PairOptions { cores: [2, 2], ..PairOptions::default() }).expect("both sites come up");
+    let [left, right] = [0, 1].map(|side| pair.inner(side, Family::V4));
+    let load = Udp { flows: 4, rate: 1_000.0, duration: Duration::from_secs(3), direction: Direction::Both, ..Udp::default() };
+    load.run(&left, &right).expect("sockets");
+    for side in [0, 1] {
+        let before = spis(&pair, side);
+        let (outcome, answer) = std::thread::scope(|scope| {
+            let running = scope.spawn(|| load.run(&left, &right).expect("sockets"));
+            std::thread::sleep(Duration::from_secs(1));
+            let answer = pair.sites[side].penstock(&["peer", "rekey", ["london", "frankfurt"][side]]).expect("the command");
+            (running.join().expect("the load"), answer)
+        });
+        let said = String::from_utf8_lossy(&answer.stdout).into_owned();
+        assert!(answer.status.success() && said.contains("and the IKE SA have new keys"), "{said} {answer:?}");
+        assert!(spis(&pair, side).is_disjoint(&before));
+        assert_eq!((outcome.total.lost, outcome.total.duplicate), (0, 0), "{:?}\n{}", outcome.flows, Counters::picture(&pair));
+    }
+}
+
 #[test]
 fn keys_change_every_second_and_no_packet_notices() {
-    let options = PairOptions { cores: [2, 2], peer_toml: "rekey_child = \"1s\"".into(), ..PairOptions::default() };
+    let options = PairOptions { cores: [2, 2], peer_toml: "rekey_child = \"1s\"\nrekey_ike = \"3s\"".into(), ..PairOptions::default() };
     let pair = Pair::start(&options).expect("both sites come up");
     let [left, right] = [0, 1].map(|side| pair.inner(side, Family::V4));
     let load = |seconds: u64| Udp {
@@ -37,6 +62,7 @@ fn keys_change_every_second_and_no_packet_notices() {
     };
     // The first traffic of each core makes its SA; a flow may move to that core once.
     load(2).run(&left, &right).expect("sockets");
+    let ike_before = [0, 1].map(|side| renewals(&pair, side));
     let (before, counted, rekeyed) = ([0, 1].map(|side| spis(&pair, side)), Counters::of(&pair), [0, 1].map(|side| rekeys(&pair, side)));
     let outcome = load(10).run(&left, &right).expect("sockets");
     let picture = || format!("{:?}\n{}", outcome.flows, Counters::picture(&pair));
@@ -48,7 +74,13 @@ fn keys_change_every_second_and_no_packet_notices() {
         assert!(after.is_disjoint(&before[side]) && !after.is_empty(), "other keys: {after:?}, before {:?}", before[side]);
         let rekeys = rekeys(&pair, side) - rekeyed[side];
         assert!(rekeys >= 8 * before[side].len().min(3), "{rekeys} rekeys of {} pairs in ten seconds", before[side].len());
-        println!("site {side}: {rekeys} rekeys of {} pairs, {} packets, none lost", before[side].len(), total.received);
+        let renewals = renewals(&pair, side) - ike_before[side];
+        assert!(renewals >= 2, "{renewals} rekeys of the IKE SA in ten seconds");
+        println!(
+            "site {side}: {renewals} rekeys of the IKE SA; {rekeys} rekeys of {} pairs, {} packets, none lost",
+            before[side].len(),
+            total.received
+        );
     }
     let counters = Counters::of(&pair);
     counters.assert_no_drops(&[]);

@@ -212,13 +212,15 @@ pub struct PeerConfig {
 pub struct Upkeep {
     /// The age at which a child is rekeyed, in milliseconds.
     pub rekey_child_ms: u64,
+    /// The age at which the IKE SA itself is rekeyed, in milliseconds.
+    pub rekey_ike_ms: u64,
     /// A fresh key exchange with each rekey of a child and for each further child: offered by us, demanded of the peer.
     pub pfs: bool,
 }
 
 impl Default for Upkeep {
     fn default() -> Self {
-        Self { rekey_child_ms: 3_600_000, pfs: false }
+        Self { rekey_child_ms: 3_600_000, rekey_ike_ms: 14_400_000, pfs: false }
     }
 }
 

@@ -145,6 +145,16 @@ impl IkeKeys {
     /// SKEYSEED and everything from it. `None` only if the cipher refuses its own key length.
     pub(crate) fn derive(suite: Suite, shared: &[u8], seeds: Seeds<'_>, initiator: bool) -> Option<Self> {
         let skeyseed = prf(&[seeds.nonce_i, seeds.nonce_r].concat(), &[shared]);
+        Self::expand(suite, &skeyseed, seeds, initiator)
+    }
+
+    /// The keys of the IKE SA that takes over from the one with these (section 2.18).
+    pub(crate) fn renew(&self, suite: Suite, shared: &[u8], seeds: Seeds<'_>, initiator: bool) -> Option<Self> {
+        let skeyseed = prf(self.derive.as_slice(), &[shared, seeds.nonce_i, seeds.nonce_r]);
+        Self::expand(suite, &skeyseed, seeds, initiator)
+    }
+
+    fn expand(suite: Suite, skeyseed: &Secret, seeds: Seeds<'_>, initiator: bool) -> Option<Self> {
         let cipher_bytes = suite.key_bytes() + SALT_BYTES;
         let mut stream = Zeroizing::new(vec![0; 3 * PRF_BYTES + 2 * cipher_bytes]);
         let (spi_i, spi_r) = (seeds.spi_i.to_be_bytes(), seeds.spi_r.to_be_bytes());

@@ -11,6 +11,7 @@ use crate::error::Fault;
 use crate::exchange::{Came, End, auth, create, informational, init};
 use crate::message::{Chain, Header, Payloads, exchange, notify};
 use crate::output::Host;
+use crate::proposal::protocol;
 use crate::retransmit::Purpose;
 use crate::sa::{IkeSa, Stage, plain};
 
@@ -146,7 +147,7 @@ impl Ike {
             Stage::HalfOpen(_) => way.came.header.exchange == exchange::AUTH,
             // Until our first child is in use we do not answer: an answer tells the peer that it is.
             Stage::Established => !sa.initiator || sa.confirmed,
-            Stage::Leaving => true,
+            Stage::Leaving | Stage::Replaced => true,
             _ => false,
         };
         if way.came.header.id != sa.replies.expected || !ready {
@@ -187,12 +188,27 @@ impl Ike {
                     }
                 }
             }
+            (exchange::CREATE_CHILD, _)
+                if payloads.sa.is_some() && payloads.ts_i.is_none() && payloads.notify(notify::REKEY_SA).is_none() =>
+            {
+                sa.confirmed = true;
+                self.used(now, spi);
+                self.renewal_asked(now, spi, &way.came, payloads, host);
+            }
             (exchange::CREATE_CHILD, _) => {
                 sa.confirmed = true;
+                self.used(now, spi);
+                let Some(sa) = self.sas.get_mut(&spi) else { return };
+                let cx = &mut self.cx;
                 create::on_request(cx, now, sa, &way.came, payloads, host);
             }
             (exchange::INFORMATIONAL, _) => {
                 sa.confirmed = true;
+                if !payloads.deletes.iter().any(|delete| delete.protocol == protocol::IKE) {
+                    self.used(now, spi);
+                }
+                let Some(sa) = self.sas.get_mut(&spi) else { return };
+                let cx = &mut self.cx;
                 match informational::on_request(cx, sa, &way.came, payloads) {
                     Ok(()) => self.childless(now, spi, "deleted the last child"),
                     Err(end) => self.end(now, spi, end),
@@ -230,6 +246,7 @@ impl Ike {
                 sa.deleted(&mut self.cx, &doomed);
                 self.childless(now, spi, "has no child left");
             }
+            Purpose::RekeyIke => self.renewal_answered(now, spi, &payloads, host),
             Purpose::DeleteIke => self.remove(now, spi, None),
             Purpose::Init | Purpose::Probe => {}
         }

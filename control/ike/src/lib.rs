@@ -25,9 +25,9 @@
 //! The caller owns sockets and timers: it gives every IKE datagram (without the non-ESP marker of RFC 3948) to
 //! [`Ike::receive`], calls [`Ike::tick`] no later than [`Ike::next_deadline`], and after each call takes from
 //! [`Ike::poll`] until it is empty. Children are rekeyed by time and by [`Ike::rekey_child`]: the successor is installed as
-//! above, on the same core, and what it replaces is deleted by whoever asked. Rekeying of the IKE SA, DPD, NAT keepalives,
-//! fragmentation and certificates have their places ([`retransmit::Purpose`], the header's exchange, the AUTH method) but are
-//! not here yet.
+//! above, on the same core, and what it replaces is deleted by whoever asked. The IKE SA is rekeyed by time and by
+//! [`Ike::renew`]; its children move to the new one untouched. DPD, NAT keepalives, fragmentation and certificates have their
+//! places ([`retransmit::Purpose`], the header's exchange, the AUTH method) but are not here yet.
 
 mod child;
 pub mod config;
@@ -42,6 +42,7 @@ mod message;
 pub mod output;
 mod proposal;
 mod rekey;
+mod renew;
 mod retransmit;
 mod rival;
 mod sa;
@@ -157,7 +158,7 @@ impl Ike {
         self.cx.tick();
         let spi = self.winner(peer).ok_or(CreateRefused::NotUp)?;
         let sa = self.sas.get_mut(&spi).ok_or(CreateRefused::NotUp)?;
-        if !sa.confirmed && sa.initiator {
+        if (!sa.confirmed && sa.initiator) || sa.renewing {
             return Err(CreateRefused::NotUp);
         }
         if !sa.per_core {

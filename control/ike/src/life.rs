@@ -9,6 +9,7 @@ use crate::exchange::{End, create, init};
 use crate::message::{Chain, exchange};
 use crate::output::{Host, Level, Output};
 use crate::proposal::protocol;
+use crate::renew;
 use crate::retransmit::{Due, Purpose};
 use crate::sa::{IkeSa, Stage, Task};
 
@@ -61,6 +62,9 @@ impl Ike {
     pub(crate) fn established(&mut self, now: u64, spi: u64) {
         let Some(sa) = self.sas.get(&spi) else { return };
         let (Some(peer), initiator, initial_contact) = (sa.peer, sa.initiator, sa.initial_contact) else { return };
+        let every = self.cx.peer(peer).map_or(0, |config| config.upkeep.rekey_ike_ms);
+        let rekey_at = now.saturating_add(self.cx.jitter.early(every));
+        self.sas.get_mut(&spi).into_iter().for_each(|sa| renew::plan(sa, rekey_at));
         if initiator {
             if initial_contact {
                 self.supersede(now, spi);
@@ -107,6 +111,7 @@ impl Ike {
     /// Sends DELETE for an IKE SA; its children go at once, and go on receiving for a while.
     pub(crate) fn leave(&mut self, now: u64, spi: u64) {
         let Some(sa) = self.sas.get_mut(&spi) else { return };
+        (sa.rekey_at, sa.renewal) = (None, None);
         std::mem::take(&mut sa.children).values().for_each(|child| child.retire(&mut self.cx));
         (sa.stage, sa.deadline, sa.probe_at, sa.replies.held) = (Stage::Leaving, None, None, None);
         sa.requests.waiting = [Task::DeleteIke].into();
@@ -115,10 +120,12 @@ impl Ike {
 
     /// Forgets an IKE SA without a word.
     pub(crate) fn remove(&mut self, now: u64, spi: u64, fault: Option<Fault>) {
+        // Section 2.25.2: a DELETE in the middle of a rekey by both sides. The peer's has taken over.
+        self.inherit(now, spi);
         let Some(sa) = self.sas.remove(&spi) else { return };
         sa.first.map(|first| self.firsts.remove(&first));
         sa.children.values().for_each(|child| child.retire(&mut self.cx));
-        if let Some(peer) = sa.peer.filter(|_| !matches!(sa.stage, Stage::Leaving)) {
+        if let Some(peer) = sa.peer.filter(|_| !matches!(sa.stage, Stage::Leaving | Stage::Replaced)) {
             self.lost(now, peer, fault);
         }
     }
@@ -220,6 +227,11 @@ impl Ike {
         if sa.deadline.take_if(|at| *at <= now).is_some() {
             match sa.stage {
                 Stage::HalfOpen(_) | Stage::Refused => return self.remove(now, spi, None),
+                Stage::Replaced => return self.leave(now, spi),
+                // An heir that took over nothing, and on which nothing was ever said: nobody knows it.
+                Stage::Established if sa.children.is_empty() && sa.requests.next == 0 && sa.replies.expected == 0 => {
+                    return self.remove(now, spi, None);
+                }
                 Stage::Established if sa.children.is_empty() => {
                     return self.end(now, spi, End::Delete(Fault::Ended("made no child".to_owned())));
                 }
@@ -230,6 +242,7 @@ impl Ike {
             sa.requests.waiting.push_back(Task::Probe);
         }
         self.rekey_due(now, spi, host);
+        self.renew_due(now, spi, host);
         self.again(now, spi);
         self.after(now, spi);
     }

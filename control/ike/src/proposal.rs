@@ -136,6 +136,12 @@ impl Proposal {
         self.of_kind(kind::ESN).any(|transform| transform.id == 1)
     }
 
+    /// The SPI of a proposal to rekey an IKE SA. `None` for one that is none (RFC 7296 section 3.1: never zero).
+    pub(crate) fn ike_spi(&self) -> Option<u64> {
+        let spi = u64::from_be_bytes(self.spi.as_slice().try_into().ok()?);
+        (spi != 0).then_some(spi)
+    }
+
     /// The SPI of a child's proposal. `None` for a reserved one (RFC 4303 section 2.1).
     pub(crate) fn child_spi(&self) -> Option<u32> {
         let spi = u32::from_be_bytes(self.spi.as_slice().try_into().ok()?);

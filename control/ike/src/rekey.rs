@@ -48,11 +48,21 @@ impl Ike {
         }
     }
 
+    /// Rekeys the IKE SA with a peer as soon as nothing else is under way on it.
+    ///
+    /// # Errors
+    /// If none is up.
+    pub fn renew(&mut self, now: u64, peer: PeerId) -> Result<(), RekeyRefused> {
+        let sa = self.winner(peer).and_then(|spi| self.sas.get_mut(&spi)).ok_or(RekeyRefused::NotUp)?;
+        crate::renew::plan(sa, now);
+        Ok(())
+    }
+
     /// First phase of a rekey: the engine has to expect the successor's SPI.
     fn begin_rekey(&mut self, now: u64, spi: u64, old: ChildId, host: &mut dyn Host) -> Result<(), RekeyRefused> {
         let pause = self.cx.config.rekey_again_ms;
         let Some(sa) = self.sas.get_mut(&spi) else { return Err(RekeyRefused::NotUp) };
-        let usable = sa.live() && (sa.confirmed || !sa.initiator);
+        let usable = sa.live() && (sa.confirmed || !sa.initiator) && !sa.renewing;
         let Some(child) = sa.children.get_mut(&old) else { return Err(RekeyRefused::NotUp) };
         // Whatever stands in the way now may be gone by then.
         let wanted = child.up() && !child.redundant;
@@ -83,10 +93,14 @@ impl Ike {
     /// After the answer to CREATE_CHILD_SA.
     pub(crate) fn created(&mut self, now: u64, spi: u64, then: Then) {
         self.childless(now, spi, "has no child left");
-        if then == Then::Reestablish
-            && let Some(state) = self.sas.get(&spi).and_then(|sa| sa.peer).and_then(|peer| self.cx.peers.get_mut(&peer))
-        {
-            // The next tick begins a fresh one beside this one, whose children go on until the new ones are in use.
+        if then == Then::Reestablish {
+            self.reestablish(now, spi);
+        }
+    }
+
+    /// The next tick begins a fresh IKE SA beside this one, whose children go on until the new ones are in use.
+    pub(crate) fn reestablish(&mut self, now: u64, spi: u64) {
+        if let Some(state) = self.sas.get(&spi).and_then(|sa| sa.peer).and_then(|peer| self.cx.peers.get_mut(&peer)) {
             (state.initial_contact, state.retry_at) = (false, Some(now));
         }
     }

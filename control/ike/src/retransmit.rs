@@ -13,6 +13,8 @@ pub(crate) enum Purpose {
     /// The child and our inbound SPI of it.
     CreateChild(ChildId, u32),
     DeleteChild(Vec<Doomed>),
+    /// A rekey of the IKE SA.
+    RekeyIke,
     DeleteIke,
     /// An empty INFORMATIONAL: is the peer there, and does it know this IKE SA?
     Probe,

@@ -13,6 +13,7 @@
 //! both directions; its responder asks by an empty INFORMATIONAL, which the initiator answers only from then on. The side
 //! that does not close waits a while and then asks by both whether the other still knows them. One that has restarted does
 //! not know the loser: as soon as the winner answers, the loser is closed from here, so that no key outlives it.
+//! A rekeyed IKE SA stands in all this for the one that was begun first.
 
 use crate::Ike;
 use crate::config::PeerId;
@@ -28,7 +29,7 @@ const PROBE_MS: u64 = 3_000;
 /// (`Ike::established` drops what is unsent), so each has answered the other's first message by then.
 fn crossed(one: &IkeSa, other: &IkeSa) -> bool {
     let before = |a: &IkeSa, b: &IkeSa| b.established.is_some_and(|established| a.began < established);
-    one.initiator != other.initiator && before(one, other) && before(other, one)
+    one.founder != other.founder && before(one, other) && before(other, one)
 }
 
 fn lowest_nonce(sa: &IkeSa) -> &[u8] {
@@ -39,7 +40,7 @@ fn lowest_nonce(sa: &IkeSa) -> &[u8] {
 fn beats(one: &IkeSa, other: &IkeSa) -> bool {
     if crossed(one, other) {
         lowest_nonce(one) > lowest_nonce(other)
-    } else if one.initiator == other.initiator {
+    } else if one.founder == other.founder {
         one.began > other.began
     } else {
         one.established > other.established
@@ -48,7 +49,7 @@ fn beats(one: &IkeSa, other: &IkeSa) -> bool {
 
 /// Whether it is for us to close `loser`.
 fn ours_to_close(winner: &IkeSa, loser: &IkeSa) -> bool {
-    if winner.initiator != loser.initiator && !crossed(winner, loser) { winner.initiator } else { loser.initiator }
+    if winner.founder != loser.founder && !crossed(winner, loser) { winner.founder } else { loser.founder }
 }
 
 impl Ike {

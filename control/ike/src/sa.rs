@@ -5,6 +5,7 @@
 //!                                                               ▲
 //!  responder   HalfOpen ──AUTH──► Answering (engine installs) ──┘
 //!                 └─────────────► Refused (only repeats its answer)
+//!  both        Established ──rekeyed──► Leaving, or Replaced until the peer deletes it
 //! ```
 
 use std::collections::{BTreeMap, VecDeque};
@@ -15,6 +16,7 @@ use crate::config::PeerId;
 use crate::context::Context;
 use crate::crypto::{Exchange, ICV_BYTES, IV_BYTES, IkeKeys, sha256};
 use crate::exchange::Came;
+use crate::exchange::renew::Renewal;
 use crate::message::{Chain, Header, Payloads, exchange, header, kind};
 use crate::output::{ChildId, Nat};
 use crate::retransmit::{Outstanding, Purpose};
@@ -34,6 +36,8 @@ pub(crate) enum Stage {
     Refused,
     /// Both sides know each other.
     Established,
+    /// A rekeyed one has taken over, and the peer is to delete this one.
+    Replaced,
     /// DELETE is sent or waits for its turn.
     Leaving,
 }
@@ -130,6 +134,8 @@ pub(crate) struct IkeSa {
     pub(crate) first: Option<(SocketAddr, [u8; 32])>,
     /// When a stage that must not last ends.
     pub(crate) deadline: Option<u64>,
+    /// We began it, or the one that it has come from by rekeys.
+    pub(crate) founder: bool,
     /// The place among all events of this site at which it began, and at which it was established.
     pub(crate) began: u64,
     pub(crate) established: Option<u64>,
@@ -150,9 +156,54 @@ pub(crate) struct IkeSa {
     pub(crate) confirmed: bool,
     /// When to ask whether the peer still knows this IKE SA, which another one has replaced.
     pub(crate) probe_at: Option<u64>,
+    /// When it gets new keys itself.
+    pub(crate) rekey_at: Option<u64>,
+    /// That is about to happen, so nothing else begins.
+    pub(crate) renewing: bool,
+    /// Our request for it, until it is answered.
+    pub(crate) renewal: Option<Box<Renewal>>,
+    /// The IKE SA that takes over from it, and the lower nonce of that: the peer's, while our own request is not answered.
+    pub(crate) heir: Option<(u64, Vec<u8>)>,
 }
 
 impl IkeSa {
+    /// One of which nothing is known yet but its ends, ours and the peer's.
+    pub(crate) fn empty(cx: &mut Context, now: u64, spi: u64, initiator: bool, (local, remote): (SocketAddr, SocketAddr)) -> Self {
+        Self {
+            spi,
+            remote_spi: 0,
+            initiator,
+            peer: None,
+            local,
+            remote,
+            stage: Stage::Refused,
+            started: now,
+            first: None,
+            deadline: None,
+            founder: initiator,
+            began: cx.tick(),
+            established: None,
+            nonce_i: Vec::new(),
+            nonce_r: Vec::new(),
+            keys: None,
+            suite: "",
+            requests: Requests::default(),
+            replies: Replies::default(),
+            children: BTreeMap::new(),
+            nat: Nat::default(),
+            penstock: false,
+            per_core: false,
+            full: false,
+            initial_contact: false,
+            confirmed: false,
+            probe_at: None,
+            rekey_at: None,
+            renewing: false,
+            renewal: None,
+            heir: None,
+        }
+    }
+
     /// A header of ours, for a request.
     fn header(&self, exchange: u8, id: u32) -> Header {
         let (spi_i, spi_r) = if self.initiator { (self.spi, self.remote_spi) } else { (self.remote_spi, self.spi) };
@@ -256,7 +307,7 @@ impl IkeSa {
     pub(crate) fn next_deadline(&self) -> Option<u64> {
         let request = self.requests.outstanding.as_ref().map(|request| request.due);
         let children = self.children.values().flat_map(|child| [child.deadline, child.rekey_at]).flatten();
-        [request, self.deadline, self.probe_at].into_iter().flatten().chain(children).min()
+        [request, self.deadline, self.probe_at, self.rekey_at].into_iter().flatten().chain(children).min()
     }
 
     /// One word for people.
@@ -267,6 +318,7 @@ impl IkeSa {
             Stage::Authenticating(_) | Stage::Answering => "authenticating",
             Stage::Refused => "refused",
             Stage::Established => "established",
+            Stage::Replaced => "replaced",
             Stage::Leaving => "leaving",
         }
     }

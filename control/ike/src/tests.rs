@@ -11,6 +11,7 @@ use crate::{Config, Identity, Ike, Output, PeerConfig, PeerId, PeerState, Psk, S
 
 mod answers;
 mod rekey;
+mod renew;
 
 const PEER: PeerId = PeerId(1);
 
@@ -181,16 +182,6 @@ fn liveness_is_answered_by_an_empty_message() {
         assert_eq!(pair.answer(1 - who), [] as [u16; 0]);
         assert_eq!(pair.sent.len(), 2);
     }
-}
-
-#[test]
-fn a_rekey_of_the_ike_sa_is_declined_and_nothing_changes() {
-    let mut pair = Pair::up();
-    let mut ike = Chain::default();
-    ike.nonce(&[1; 32]).push(kind::SA, &proposal::write(&Proposal::ike(&[Suite::Aes256Gcm16], &[crate::Group::X25519])));
-    pair.send(0, exchange::CREATE_CHILD, &ike);
-    assert_eq!(pair.answer(1), [notify::NO_ADDITIONAL_SAS]);
-    assert_eq!((pair.children(1), pair.state(1)), (1, PeerState::Up));
 }
 
 #[test]

@@ -31,7 +31,7 @@ fn busy(seed: u64, [west, east]: [PeerConfig; 2]) -> World {
 /// Stops rekeying, lets the wire heal, and looks at what is left.
 fn calm(world: &mut World, seed: u64, children: usize) {
     world.wire = Wire { delay_ms: 5, ..Wire::default() };
-    let [west, east] = every([1 << 40; 2]);
+    let [west, east] = all_every(1 << 40, [1 << 40; 2]);
     world.with_ike(WEST, |now, ike| ike.set_peer(now, west));
     world.with_ike(EAST, |now, ike| ike.set_peer(now, east));
     let still = |world: &World| {
@@ -57,6 +57,49 @@ fn calm(world: &mut World, seed: u64, children: usize) {
 
 fn rekeyed(world: &World, who: usize) -> usize {
     world.sites[who].ups
+}
+
+/// As `every`, and the IKE SA as well.
+fn all_every(child_ms: u64, ike_ms: [u64; 2]) -> [PeerConfig; 2] {
+    let mut configs = every([child_ms; 2]);
+    configs.iter_mut().zip(ike_ms).for_each(|(config, ms)| config.upkeep.rekey_ike_ms = ms);
+    configs
+}
+
+#[test]
+fn the_ike_sa_is_rekeyed_and_its_children_notice_nothing() {
+    for seed in 0..40 {
+        let ms = if seed % 2 == 0 { [2_000, 1 << 40] } else { [1 << 40, 2_000] };
+        let mut world = busy(seed, all_every(1 << 40, ms));
+        let (spi, children, steps) = (world.ike_sas(WEST)[0].local_spi, world.children(WEST), world.sites[WEST].ups);
+        world.run(20_000);
+        assert_ne!(world.ike_sas(WEST)[0].local_spi, spi, "another one");
+        assert_eq!((world.children(WEST), world.sites[WEST].ups), (children, steps), "with the very same children");
+        let said = world.sites[EAST].events.iter().filter(|(_, line)| line.contains("has new keys")).count();
+        assert!(said >= 9, "seed {seed}: {said}");
+        calm(&mut world, seed, 3);
+    }
+}
+
+#[test]
+fn both_sides_rekey_the_ike_sa_at_once() {
+    for seed in 0..80 {
+        let mut world = busy(seed, all_every(1 << 40, [1_000 + seed % 30, 1_000]));
+        world.wire.delay_ms = 1 + seed % 60;
+        world.run(15_000);
+        calm(&mut world, seed, 3);
+    }
+}
+
+#[test]
+fn everything_is_rekeyed_by_both_sides_over_a_bad_wire() {
+    for seed in 0..120 {
+        let mut world = busy(seed, all_every(1_500, [3_000, 4_000]));
+        world.wire = if seed % 3 == 0 { world.wire } else { BAD };
+        world.engine_ms = seed % 7;
+        world.run(30_000);
+        calm(&mut world, seed, 3);
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use clap::{CommandFactory, Parser};
 
-use super::{Cli, ERROR, Key, NO, Streams, UNREACHABLE, Verb, YES, code};
+use super::{Cli, ERROR, Key, NO, PeerOrder, Streams, UNREACHABLE, Verb, YES, code};
 use crate::admin::{Command, PeerState, Request, Response, State};
 
 /// A run directory that is removed at the end.
@@ -83,6 +83,7 @@ fn verbs_may_be_shortened_and_none_means_show() {
         (&["u", "london"], Verb::Up { peer: london.clone(), wait: 10 }),
         (&["up", "--wait", "0"], Verb::Up { peer: None, wait: 0 }),
         (&["dow", "london"], Verb::Down { peer: london }),
+        (&["peer", "rekey", "london"], Verb::Peer { what: PeerOrder::Rekey { peer: "london".into(), wait: 10 } }),
         (&["check"], Verb::Check { file: "/etc/penstock/penstock.toml".into() }),
         (&["c", "x.toml"], Verb::Check { file: "x.toml".into() }),
         (&["k", "p"], Verb::Key { what: Key::Psk { out: None } }),
@@ -337,4 +338,51 @@ fn a_reader_that_has_gone_is_no_error_but_a_full_disk_is() {
             assert_eq!((code, err.contains(complaint), err.is_empty()), (expected, true, complaint.is_empty()), "{words:?}: {err}");
         }
     }
+}
+
+/// A daemon whose peer london gets new keys at the third look: of its pair, of its IKE SA.
+fn rekeying(pair: bool, ike: bool) -> impl FnMut(Result<Request, Response>) -> String + Send {
+    let mut looks = 0;
+    move |request| {
+        let Ok(Request { id, command }) = request else { panic!("a good request") };
+        if command != Command::Show {
+            assert_eq!(command, Command::Rekey { peer: "london".into() });
+            return Response::done(id, "london: 1 rekeys begun").to_line();
+        }
+        looks += 1;
+        let changed = |change: bool, old: &str, new: &str| if change && looks > 2 { new.to_owned() } else { old.to_owned() };
+        let sa = |spi: String, phase: &str| crate::admin::Sa { inbound_spi: spi, phase: phase.into(), ..crate::admin::Sa::default() };
+        let mut state = state();
+        let london = state.peers.iter_mut().find(|peer| peer.name == "london").expect("there");
+        london.sas =
+            vec![sa(changed(pair, "0000aaaa", "0000bbbb"), "active"), sa("0000aaaa".into(), if pair { "draining" } else { "active" })];
+        london.ike = Some(crate::admin::Ike { initiator_spi: changed(ike, "1", "2"), ..crate::admin::Ike::default() });
+        Response::show(id, state).to_line()
+    }
+}
+
+#[test]
+fn a_rekey_is_done_when_every_key_is_another() {
+    for (pair, ike, code, text) in [
+        (true, true, YES, "london: 1 pairs and the IKE SA have new keys\n"),
+        (false, true, NO, "london: after 1 s 1 pairs still have old keys; it goes on, and the log says why\n"),
+        (true, false, NO, "london: after 1 s 0 pairs and the IKE SA still have old keys; it goes on, and the log says why\n"),
+    ] {
+        let directory = Directory::new(&format!("rekey-{pair}-{ike}"));
+        let daemon = directory.daemon(rekeying(pair, ike));
+        let answer = run(directory.path(), &["peer", "rekey", "london", "--wait", "1"]);
+        assert_eq!(answer, (code, text.to_owned(), String::new()));
+        daemon.join().expect("ended");
+    }
+    let directory = Directory::new("rekey-json");
+    let daemon = directory.daemon(rekeying(true, true));
+    let (code, out, _) = run(directory.path(), &["peer", "rekey", "london", "--json"]);
+    let value: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((code, &value["ok"], &value["pairs"], &value["pairs_with_old_keys"]), (YES, &true.into(), &1.into(), &0.into()));
+    daemon.join().expect("ended");
+    let directory = Directory::new("rekey-nobody");
+    let daemon = directory.daemon(answering(state()));
+    let (code, _, err) = run(directory.path(), &["peer", "rekey", "nobody"]);
+    assert!(code == ERROR && err.contains("no peer \"nobody\""), "{err}");
+    daemon.join().expect("ended");
 }

@@ -26,6 +26,7 @@ pub(super) const KEYS: &[Key] = &[
     ("per_core", "per_core = false"),
     ("window", "window = 16384"),
     ("rekey_child", "rekey_child = \"1h\""),
+    ("rekey_ike", "rekey_ike = \"4h\""),
     ("pfs", "pfs = true"),
 ];
 
@@ -35,6 +36,9 @@ const WINDOW: u32 = 16_384;
 /// When the keys of packets are renewed unless the peer says otherwise. It is also the latest: the engine stops using a key
 /// after 70 minutes.
 const REKEY_CHILD: Duration = Duration::from_secs(3600);
+/// When the keys of the IKE SA are renewed unless the peer says otherwise, and at the latest.
+const REKEY_IKE: Duration = Duration::from_secs(4 * 3600);
+const REKEY_IKE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// As many subnets as one child takes, less the interface's own address of each family, which may join them.
 const LOCAL_SUBNETS_MAX: usize = penstock_ike::SUBNETS_MAX - 2;
@@ -76,6 +80,7 @@ pub(super) fn peer(
     let per_core = section.boolean("per_core", findings).unwrap_or(true);
     let window = window(section, findings);
     let rekey_child = section.parsed("rekey_child", |text| parse_duration(text, REKEY_CHILD), findings).unwrap_or(REKEY_CHILD);
+    let rekey_ike = section.parsed("rekey_ike", |text| parse_duration(text, REKEY_IKE_MAX), findings).unwrap_or(REKEY_IKE);
     let pfs = section.boolean("pfs", findings).unwrap_or(false);
     let meeting = Meeting {
         name: section.name.to_owned(),
@@ -103,6 +108,7 @@ pub(super) fn peer(
         per_core,
         window,
         rekey_child,
+        rekey_ike,
         pfs,
         place: section.place.clone(),
         endpoint_place: section.place_of("endpoint"),

@@ -84,7 +84,7 @@ fn four_lines_suffice_for_a_peer_and_the_rest_has_defaults() {
     assert_eq!(peer.remote_id, Identity::Fqdn("london".into()));
     assert_eq!(peer.suites, [Suite::Aes256Gcm, Suite::Aes128Gcm]);
     assert_eq!((peer.source_port, peer.per_core, peer.window), (SourcePort::Own, true, 16_384));
-    assert_eq!((peer.rekey_child.as_secs(), peer.pfs), (3600, false));
+    assert_eq!((peer.rekey_child.as_secs(), peer.rekey_ike.as_secs(), peer.pfs), (3600, 14_400, false));
     assert_eq!(place.relative(&peer.endpoint_place.to_string()), "penstock.toml:8: peer.london.endpoint");
     assert_eq!(place.relative(&config.site.port_place.to_string()), "penstock.toml:1: site");
     assert_eq!((config.warnings, config.notes), (vec![], vec![]));
@@ -108,6 +108,7 @@ source_port = 4500
 per_core = false
 window = 1_024
 rekey_child = "45m"
+rekey_ike = "24h"
 pfs = true
 "#;
     place.write("penstock.toml", text.as_bytes(), 0o644);
@@ -128,7 +129,7 @@ pfs = true
     assert_eq!(peer.remote_id, Identity::KeyId(vec![0, 255]));
     assert_eq!((peer.suites.as_slice(), peer.source_port), ([Suite::Aes128Gcm].as_slice(), SourcePort::Shared));
     assert_eq!((peer.per_core, peer.window), (false, 1024));
-    assert_eq!((peer.rekey_child.as_secs(), peer.pfs), (2700, true));
+    assert_eq!((peer.rekey_child.as_secs(), peer.rekey_ike.as_secs(), peer.pfs), (2700, 86_400, true));
 }
 
 #[test]

@@ -147,8 +147,12 @@ pub(super) fn ike_peer(peer: &Peer, id: PeerId, offered: Vec<IpNet>, endpoint: O
         local: peer.local_address,
         per_core: peer.per_core,
         start: true,
-        upkeep: penstock_ike::Upkeep { rekey_child_ms: u64::try_from(peer.rekey_child.as_millis()).unwrap_or(u64::MAX), pfs: peer.pfs },
+        upkeep: penstock_ike::Upkeep { rekey_child_ms: millis(peer.rekey_child), rekey_ike_ms: millis(peer.rekey_ike), pfs: peer.pfs },
     }
+}
+
+fn millis(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn identity(identity: &Identity) -> penstock_ike::Identity {

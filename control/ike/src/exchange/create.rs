@@ -53,14 +53,9 @@ pub(crate) fn on_request(cx: &mut Context, now: u64, sa: &mut IkeSa, came: &Came
         sa.reply(cx, came, Chain::default().notify(kind, data));
     };
     let Some(config) = sa.peer.and_then(|peer| cx.peer(peer)) else { return refuse(cx, sa, notify::TEMPORARY_FAILURE, &[]) };
-    if !matches!(sa.stage, Stage::Established) {
+    // Section 2.25.2: not while the IKE SA is being closed or rekeyed.
+    if !matches!(sa.stage, Stage::Established) || sa.renewal.is_some() {
         return refuse(cx, sa, notify::TEMPORARY_FAILURE, &[]);
-    }
-    // A rekey of the IKE SA has no selectors. It is not offered yet, and this is the answer for "no more SAs here": the peer
-    // starts over when its key is used up.
-    if payloads.sa.is_some() && payloads.ts_i.is_none() && payloads.notify(notify::REKEY_SA).is_none() {
-        cx.event(config.id, Level::Info, format!("{} asked for a rekey of the IKE SA, which this version does not do", config.name));
-        return refuse(cx, sa, notify::NO_ADDITIONAL_SAS, &[]);
     }
     let marked = payloads.notify(notify::SA_RESOURCE_INFO).is_some();
     let predecessor = match payloads.notify(notify::REKEY_SA).map(|rekey| rekey::predecessor(sa, rekey.spi)) {
@@ -158,8 +153,9 @@ fn refused(cx: &mut Context, now: u64, sa: &mut IkeSa, id: ChildId, (error, data
     let other = <[u8; 2]>::try_from(data).ok().and_then(|number| cx.config.group(u16::from_be_bytes(number)));
     if let (notify::INVALID_KE_PAYLOAD, Some(group), Some(tried)) = (error, other, child.exchange.as_ref().map(|tried| tried.group))
         && group != tried
+        && cx.config.groups.first() == Some(&tried)
     {
-        // Section 1.3: again, with the group that the peer wants.
+        // Section 1.3: once more, with the group that the peer wants.
         (child.exchange, child.step) = (Exchange::new(group, host), Step::Expecting);
         sa.requests.waiting.push_front(Task::CreateChild(id));
         return Then::Nothing;

@@ -16,7 +16,7 @@ use crate::exchange::child::nonce;
 use crate::message::{Chain, Header, Payloads, kind, notify};
 use crate::output::{Host, Nat};
 use crate::proposal::{self, Proposal};
-use crate::sa::{HalfOpen, IkeSa, Replies, Requests, Stage, Starting, plain};
+use crate::sa::{HalfOpen, IkeSa, Stage, Starting, plain};
 
 /// Our vendor ID: "the NAT in front of me is pretended". The last octet counts versions of what that implies.
 const VENDOR: &[u8; 16] = b"penstock-ike\x00\x00\x00\x01";
@@ -36,42 +36,11 @@ pub(crate) fn start(
     let exchange = Exchange::new(group, host)?;
     let any = if remote.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
     let local = SocketAddr::new(config.local.unwrap_or(any), cx.config.port);
-    let mut sa = empty(cx, now, spi, true, local, remote);
+    let mut sa = IkeSa::empty(cx, now, spi, true, (local, remote));
     sa.peer = Some(config.id);
     sa.nonce_i = nonce(host);
     send(cx, now, &mut sa, Starting { exchange, cookie: Vec::new(), rounds: 0, request: Vec::new() }, host);
     Some(sa)
-}
-
-fn empty(cx: &mut Context, now: u64, spi: u64, initiator: bool, local: SocketAddr, remote: SocketAddr) -> IkeSa {
-    IkeSa {
-        spi,
-        remote_spi: 0,
-        initiator,
-        peer: None,
-        local,
-        remote,
-        stage: Stage::Refused,
-        started: now,
-        first: None,
-        deadline: None,
-        began: cx.tick(),
-        established: None,
-        nonce_i: Vec::new(),
-        nonce_r: Vec::new(),
-        keys: None,
-        suite: "",
-        requests: Requests::default(),
-        replies: Replies::default(),
-        children: std::collections::BTreeMap::new(),
-        nat: Nat::default(),
-        penstock: false,
-        per_core: false,
-        full: false,
-        initial_contact: false,
-        confirmed: false,
-        probe_at: None,
-    }
 }
 
 fn send(cx: &mut Context, now: u64, sa: &mut IkeSa, mut starting: Starting, host: &mut dyn Host) {
@@ -232,7 +201,7 @@ fn agree(
 }
 
 /// The cipher of a chosen proposal, and all of it as one word.
-fn described(chosen: &Proposal, group: Group) -> Option<(crate::config::Suite, &'static str)> {
+pub(crate) fn described(chosen: &Proposal, group: Group) -> Option<(crate::config::Suite, &'static str)> {
     use crate::config::Suite::{Aes128Gcm16, Aes256Gcm16};
     let suite = chosen.suite()?;
     let name = match (suite, group) {
@@ -284,7 +253,7 @@ pub(crate) fn on_request(
     let Some((suite, name)) = described(&chosen, group) else { return Verdict::Ignore };
     let Some(exchange) = Exchange::new(group, host) else { return Verdict::Ignore };
     let Some(shared) = exchange.agree(ke.public) else { return Verdict::Ignore };
-    let mut sa = empty(cx, now, spi, false, to, from);
+    let mut sa = IkeSa::empty(cx, now, spi, false, (to, from));
     (sa.remote_spi, sa.nonce_i, sa.nonce_r) = (header.spi_i, nonce_i.to_vec(), nonce(host));
     let seeds = Seeds { nonce_i, nonce_r: &sa.nonce_r, spi_i: header.spi_i, spi_r: spi };
     let Some(keys) = IkeKeys::derive(suite, &shared, seeds, false) else { return Verdict::Ignore };
@@ -302,7 +271,7 @@ pub(crate) fn on_request(
 }
 
 /// Our groups, with the one that the initiator already computed in front: that saves a round trip.
-fn preferring(config: &Config, number: u16) -> Vec<Group> {
+pub(crate) fn preferring(config: &Config, number: u16) -> Vec<Group> {
     let sent = config.groups.iter().filter(|group| group.number() == number);
     sent.chain(config.groups.iter().filter(|group| group.number() != number)).copied().collect()
 }

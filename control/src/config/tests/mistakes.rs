@@ -28,7 +28,7 @@ const CASES: &[Case] = &[
         edits: &[(PSK, "psk_file = \"london.psk\"\nlocal-subnet = []\nfoo = 1")],
         lines: &[
             "penstock.toml:12: peer.london.local-subnet: unknown key; did you mean local_subnets?",
-            "penstock.toml:13: peer.london.foo: unknown key; [peer.london] knows endpoint, local_address, local_subnets, subnets, psk_file, psk_strength, local_id, remote_id, suites, source_port, per_core, window, rekey_child and pfs",
+            "penstock.toml:13: peer.london.foo: unknown key; [peer.london] knows endpoint, local_address, local_subnets, subnets, psk_file, psk_strength, local_id, remote_id, suites, source_port, per_core, window, rekey_child, rekey_ike and pfs",
         ],
     },
     Case {
@@ -172,10 +172,11 @@ const CASES: &[Case] = &[
         lines: &["penstock.toml:12: peer.london.window: 0 would let recorded packets in again; write a number from 1024 to 65536"],
     },
     Case {
-        edits: &[(PSK, "psk_file = \"london.psk\"\nrekey_child = \"61m\"\npfs = 1")],
+        edits: &[(PSK, "psk_file = \"london.psk\"\nrekey_child = \"61m\"\npfs = 1\nrekey_ike = \"25h\"")],
         lines: &[
             "penstock.toml:12: peer.london.rekey_child: 61m is out of range; write a time from 1s to 3600s",
             "penstock.toml:13: peer.london.pfs: an integer stands where true or false belongs; write for example pfs = true",
+            "penstock.toml:14: peer.london.rekey_ike: 25h is out of range; write a time from 1s to 86400s",
         ],
     },
     Case {

@@ -15,6 +15,7 @@ impl Work {
             Command::Show => return self.show(id, answer),
             Command::Up { peer } => self.for_peers(id, peer, Self::up),
             Command::Down { peer } => self.for_peers(id, peer, Self::down),
+            Command::Rekey { peer } => self.rekey(id, &peer),
         };
         // A client that does not wait for the answer has its order carried out all the same.
         let _ = answer.send(response);
@@ -52,6 +53,18 @@ impl Work {
             self.installer.retire(None, spi, 0);
         }
         "closed; its routes stay, so that nothing leaks in clear"
+    }
+
+    /// New keys for everything that is up with a peer. The children begin; the IKE SA follows when they are done.
+    fn rekey(&mut self, id: u64, name: &str) -> Response {
+        let known = self.config.peers.iter().zip(&self.ids).find(|(peer, _)| peer.name == name).map(|(_, id)| *id);
+        let Some(peer) = known else { return self.for_peers(id, Some(name.to_owned()), Self::up) };
+        let now = self.now();
+        let begun = self.ike.rekey(now, peer, &mut self.source);
+        match begun.and_then(|children| self.ike.renew(now, peer).map(|()| children)) {
+            Ok(children) => Response::done(id, format!("{name}: {children} rekeys begun")),
+            Err(why) => Response::refused(id, NO, format!("{name}: {why}")),
+        }
     }
 
     fn show(&self, id: u64, answer: oneshot::Sender<Response>) {
