@@ -34,7 +34,7 @@ impl Ike {
         sa.renewing = true;
         let quiet = sa.requests.outstanding.is_none() && sa.requests.waiting.is_empty() && sa.replies.held.is_none();
         let group = self.cx.config.groups.first().copied();
-        if !quiet || !(sa.confirmed || !sa.initiator) {
+        if !quiet || (!sa.confirmed && sa.initiator) {
             return plan(sa, now.saturating_add(QUIET_MS));
         }
         let fresh = self.fresh_spi(host);
