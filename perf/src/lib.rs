@@ -11,7 +11,9 @@
 pub mod compare;
 pub mod lab;
 pub mod load;
+pub mod profile;
 mod progress;
+pub mod soak;
 mod sys;
 
 pub use progress::{Progress, Unit};

@@ -2,7 +2,9 @@
 //! namespaces; what they share is the library.
 
 mod by_hand;
+mod profile;
 mod run;
+mod soak;
 
 use std::process::ExitCode;
 
@@ -26,6 +28,10 @@ enum Task {
     Run(run::Arguments),
     /// Makes table, plots and report again from the JSON of a run.
     Report(run::Again),
+    /// Says where the engines' time goes, by part, from samples of `perf record`.
+    Profile(profile::Arguments),
+    /// Sends for hours and says what grows: memory, descriptors, threads, round trips, losses.
+    Soak(soak::Arguments),
     #[command(flatten)]
     ByHand(by_hand::Load),
 }
@@ -51,6 +57,8 @@ fn perform(task: &Task) -> Result<()> {
     match task {
         Task::Run(arguments) => run::run(arguments),
         Task::Report(arguments) => run::report(arguments),
+        Task::Profile(arguments) => profile::run(arguments),
+        Task::Soak(arguments) => soak::run(arguments),
         Task::ByHand(load) => by_hand::run(load),
     }
 }
