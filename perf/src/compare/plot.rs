@@ -177,7 +177,7 @@ pub(super) fn percentiles(record: &Record, measure: &str, wire: WireKind) -> Opt
     if curves.is_empty() || !low.is_finite() || !high.is_finite() {
         return None;
     }
-    let (left, right, bottom) = (52.0, 110.0, 214.0);
+    let (left, right, bottom) = (52.0, 130.0, 214.0);
     let x = |index: usize| left + index as f64 * (WIDTH - left - right) / (PERCENTILES.len() - 1) as f64;
     let y = |value: f64| bottom - (value.max(1e-3).log10() - low) / (high - low).max(1.0) * (bottom - TOP);
     let mut plot = open(240.0, &format!("{measure} by percentile, wire {wire}"));

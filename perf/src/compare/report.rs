@@ -16,8 +16,8 @@ body{background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-sy
 h1{font-size:1.9rem;line-height:1.2;margin:0 0 .3rem;letter-spacing:-.01em}h2{font-size:1.25rem;margin:3rem 0 1rem}p,li{max-width:46rem}.muted,dt{color:var(--muted)}\
 .facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(13rem,1fr));gap:1.25rem;margin:2rem 0}.fact{border-top:3px solid var(--c0);padding-top:.6rem}\
 .fact b{display:block;font-size:2rem;line-height:1.15;font-variant-numeric:tabular-nums}.fact span{color:var(--muted);font-size:.9rem}\
-.plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(20rem,1fr));gap:2rem 2.5rem}.plots svg{width:100%;height:auto;display:block}\
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;width:100%}th{text-align:left;font-weight:600;color:var(--muted)}\
+.plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(26rem,100%),1fr));gap:2rem 3rem}.plots svg{width:100%;height:auto;display:block}\
+.wide{overflow-x:auto;margin-top:2rem}table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;width:100%}th{text-align:left;font-weight:600;color:var(--muted)}\
 td,th{padding:.35rem .9rem .35rem 0;border-bottom:1px solid var(--grid);white-space:nowrap}td.n,th.n{text-align:right}\
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1.2rem;font-size:.95rem}dd{margin:0;overflow-wrap:anywhere}.warn{border-left:3px solid var(--c1);padding-left:1rem}\
 a{color:var(--c0)}footer{margin-top:3rem}";
