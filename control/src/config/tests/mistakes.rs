@@ -18,7 +18,12 @@ const NAME: &str = "name = \"frankfurt\"";
 
 const CASES: &[Case] = &[
     // One address of a family.
-    Case { edits: &[(NAME, "name = \"frankfurt\"\nlisten = [\"198.51.100.7\", \"2001:db8::7\", \"198.51.100.8\"]")], lines: &["X"] },
+    Case {
+        edits: &[(NAME, "name = \"frankfurt\"\nlisten = [\"198.51.100.7\", \"2001:db8::7\", \"198.51.100.8\"]")],
+        lines: &[
+            "penstock.toml:3: site.listen: 198.51.100.8 is a second IPv4 address; leave listen out to receive on all addresses, and choose each peer's by its local_address",
+        ],
+    },
     // Unknown keys, with what was meant.
     Case {
         edits: &[(ENDPOINT, r#"endpiont = "203.0.113.7""#)],
