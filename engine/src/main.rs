@@ -9,13 +9,16 @@ use clap::Parser;
 use penstock_engine::admin::{Admin, Options};
 use penstock_engine::sandbox::{self, Jail};
 use penstock_engine::sys::{self, process, uring};
-use penstock_uapi::CLIENTS_MAX;
 use penstock_uapi::request::feature;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 /// The nice value of the workers. A packet that waits for a core while something else uses up its time slice waits
 /// milliseconds; and a core that is shared with as many busy programs leaves the TUN queue to overflow.
 const NICE: i32 = -15;
+
+/// How many clients may wait to be taken in. More than are served at once: who comes while all places are taken waits without
+/// being held up in connect(2).
+const BACKLOG: i32 = 255;
 
 /// The data plane of Penstock: moves packets between TUN queues and UDP sockets that penstockd hands over.
 #[derive(Debug, Parser)]
@@ -104,7 +107,7 @@ fn listen(arguments: &Arguments) -> std::io::Result<OwnedFd> {
     };
     // Whoever connects is told the process that listened last (unix(7), SO_PEERCRED): the one that answers, by the number that it
     // has where the asker is.
-    socket.listen(CLIENTS_MAX as i32)?;
+    socket.listen(BACKLOG)?;
     socket.set_cloexec(true)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
