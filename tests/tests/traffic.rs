@@ -174,17 +174,27 @@ fn mixed_buffers(pair: &Pair) -> usize {
 #[test]
 fn two_cores_merged_into_one_buffer_on_the_way() {
     let options = one_source_port(Family::V6);
-    let mut pair = Pair::new(&options).expect("the lab");
+    let (pair, _router) = through_a_router(&options);
+    let counters = both_families_over(&pair, &options);
+    assert!(counters.counter("inbound_handoff_in") > 0, "one core takes in what is the other's too: {counters:?}");
+    // Until two cores have sent at the same moment. Where flows have gathered on one core they do not: then with a fresh pair.
+    let several = |pair: &Pair| (0..5).map(|_| mixed_buffers(pair)).find(|mixed| *mixed > 0);
+    let mixed = several(&pair).or_else(|| {
+        (0..4).find_map(|_| {
+            let (pair, _router) = through_a_router(&options);
+            several(&pair)
+        })
+    });
+    assert!(mixed.is_some(), "mixed buffers happened");
+}
+
+fn through_a_router(options: &PairOptions) -> (Pair, Namespace) {
+    let mut pair = Pair::new(options).expect("the lab");
     let router = Namespace::new("router").expect("a namespace");
     pair.wire.lead_through(&router, &options.wire).expect("the wire");
     pair.sites.iter_mut().for_each(|site| site.start().expect("the daemon starts"));
     pair.wait_up(Duration::from_secs(10)).expect("both sites come up");
-    let counters = both_families_over(&pair, &options);
-    assert!(counters.counter("inbound_handoff_in") > 0, "one core takes in what is the other's too: {counters:?}");
-
-    // Until two cores have sent at the same moment: on a busy machine that takes its time.
-    let mixed = (0..20).map(|_| mixed_buffers(&pair)).find(|mixed| *mixed > 0).unwrap_or_default();
-    assert!(mixed > 0, "mixed buffers happened");
+    (pair, router)
 }
 
 #[test]
