@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use crate::psk::Psk;
 
-pub use value::{Endpoint, Identity, SourcePort, Suite};
+pub use value::{Endpoint, Identity, IkeSuite, SourcePort, Suite};
 
 mod cross;
 mod file;
@@ -117,6 +117,8 @@ pub struct Peer {
     pub remote_id: Identity,
     /// The ESP suites to offer, best first; never empty.
     pub suites: Vec<Suite>,
+    /// The ciphers for IKE's own messages, best first; never empty.
+    pub ike_suites: Vec<IkeSuite>,
     /// The UDP source port of ESP.
     pub source_port: SourcePort,
     /// Whether to ask for one SA per core (RFC 9611).

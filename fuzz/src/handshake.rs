@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 
-use penstock_ike::{ChildId, Config, Group, Host, Identity, Ike, Output, PeerConfig, PeerId, Psk, Suite, Upkeep};
+use penstock_ike::{ChildId, Config, Group, Host, Identity, Ike, IkeSuite, Output, PeerConfig, PeerId, Psk, Suite, Upkeep};
 
 use crate::peer::{self, Payload, Peer, exchange, kind};
 use crate::records;
@@ -72,7 +72,7 @@ impl Site {
     #[must_use]
     pub fn new() -> Self {
         let mut host = Counting(1, 0x1_0000);
-        let config = Config { groups: vec![Group::X25519], ike_suites: vec![Suite::Aes256Gcm16], ..Config::default() };
+        let config = Config { groups: vec![Group::X25519], ..Config::default() };
         let mut ike = Ike::new(config, 0, &mut host);
         let nets = |nets: [&str; 2]| nets.map(|net| net.parse().expect("a prefix")).to_vec();
         let peer = PeerConfig {
@@ -83,6 +83,7 @@ impl Site {
             psk: Psk::new(PSK.to_vec()),
             local_subnets: nets(["10.1.0.0/16", "fd01::/64"]),
             remote_subnets: nets(["10.2.0.0/16", "fd02::/64"]),
+            ike_suites: vec![IkeSuite::Aes256Gcm16],
             esp_suites: vec![Suite::Aes256Gcm16, Suite::Aes128Gcm16],
             endpoint: Some(there()),
             local: None,

@@ -37,8 +37,6 @@ pub struct Config {
     pub switch_ms: u32,
     /// Key exchange groups, the preferred one first; the initiator sends its public value in the first one.
     pub groups: Vec<Group>,
-    /// Ciphers for IKE's own messages, the preferred one first.
-    pub ike_suites: Vec<Suite>,
     /// How long an engine step may take before it counts as failed.
     pub engine_ms: u64,
     /// After how long a rekey is tried again that came at a bad moment (TEMPORARY_FAILURE, RFC 7296 section 2.25).
@@ -61,8 +59,7 @@ impl Default for Config {
             doubt_ms: 2_000,
             drain_ms: 5_000,
             switch_ms: 1_000,
-            groups: vec![Group::X25519, Group::P256],
-            ike_suites: vec![Suite::Aes256Gcm16, Suite::Aes128Gcm16],
+            groups: vec![Group::X25519, Group::P256, Group::P384],
             engine_ms: 5_000,
             rekey_again_ms: 1_000,
             rekey_retry_ms: 30_000,
@@ -97,9 +94,42 @@ pub enum Group {
     X25519,
     /// The NIST curve P-256 (RFC 5903).
     P256,
+    /// The NIST curve P-384 (RFC 5903).
+    P384,
 }
 
-/// A cipher for ESP and for IKE itself: AES-GCM with a 16-byte ICV (RFC 4106).
+/// A cipher for IKE's own messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum IkeSuite {
+    /// AES-GCM with a 16-byte ICV and a 256-bit key (RFC 5282).
+    Aes256Gcm16,
+    /// The same with a 128-bit key.
+    Aes128Gcm16,
+    /// AES-CBC with a 256-bit key (RFC 3602) and HMAC-SHA2 (RFC 4868): for peers that know no AEAD.
+    Aes256Cbc,
+    /// The same with a 128-bit key.
+    Aes128Cbc,
+}
+
+impl IkeSuite {
+    /// What is offered and taken unless a peer's configuration says otherwise, the preferred one first.
+    pub const DEFAULT: [Self; 2] = [Self::Aes256Gcm16, Self::Aes128Gcm16];
+
+    /// Bits of the AES key.
+    pub(crate) fn key_bits(self) -> u16 {
+        match self {
+            Self::Aes128Gcm16 | Self::Aes128Cbc => 128,
+            Self::Aes256Gcm16 | Self::Aes256Cbc => 256,
+        }
+    }
+
+    /// It encrypts and authenticates in one, and so stands in a proposal without an integrity algorithm.
+    pub(crate) fn aead(self) -> bool {
+        matches!(self, Self::Aes128Gcm16 | Self::Aes256Gcm16)
+    }
+}
+
+/// A cipher for ESP: AES-GCM with a 16-byte ICV (RFC 4106).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Suite {
     /// 128-bit key.
@@ -192,6 +222,8 @@ pub struct PeerConfig {
     pub local_subnets: Vec<IpNet>,
     /// Its subnets.
     pub remote_subnets: Vec<IpNet>,
+    /// Ciphers that may be used for IKE's own messages, the preferred one first.
+    pub ike_suites: Vec<IkeSuite>,
     /// ESP ciphers that may be used, the preferred one first.
     pub esp_suites: Vec<Suite>,
     /// Where it listens; `None`: it comes to us.
@@ -233,6 +265,7 @@ impl PeerConfig {
             && self.psk.expose() == other.psk.expose()
             && self.local_subnets == other.local_subnets
             && self.remote_subnets == other.remote_subnets
+            && self.ike_suites == other.ike_suites
             && self.esp_suites == other.esp_suites
             && (self.endpoint.is_none() || self.endpoint == other.endpoint)
             && self.local == other.local

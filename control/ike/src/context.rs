@@ -1,10 +1,10 @@
 //! What every IKE SA of the site shares: limits, peers, the queue of things to do, and the count of events.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::config::{Config, PeerConfig, PeerId};
+use crate::config::{Config, IkeSuite, PeerConfig, PeerId};
 use crate::error::{Fault, Rate};
 use crate::output::{ChildId, Level, Output};
 use crate::retransmit::Jitter;
@@ -68,6 +68,21 @@ impl Context {
 
     pub(crate) fn name(&self, peer: PeerId) -> String {
         self.peers.get(&peer).map_or_else(|| format!("peer {}", peer.0), |peer| peer.config.name.clone())
+    }
+
+    /// What some peer may use for IKE, AEADs first: before IKE_AUTH nobody knows which peer it is that asks.
+    pub(crate) fn ike_suites(&self) -> Vec<IkeSuite> {
+        let mut all: Vec<IkeSuite> = self.peers.values().flat_map(|peer| peer.config.ike_suites.iter().copied()).collect();
+        all.sort_unstable();
+        all.dedup();
+        if all.is_empty() { IkeSuite::DEFAULT.to_vec() } else { all }
+    }
+
+    /// Somebody at a peer's address was refused. Nobody vouches for it; it is what the operator of a peer that is down wants to
+    /// see beside its name.
+    pub(crate) fn suspect(&mut self, from: IpAddr, text: &str) {
+        let at = |peer: &&mut Peer| !peer.up && peer.config.endpoint.is_some_and(|endpoint| endpoint.ip() == from);
+        self.peers.values_mut().filter(at).for_each(|peer| peer.last_error = Some(text.to_owned()));
     }
 
     pub(crate) fn send(&mut self, from: SocketAddr, to: SocketAddr, message: Vec<u8>) {

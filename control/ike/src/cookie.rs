@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::crypto::{equal, prf};
+use crate::crypto::{Prf, equal};
 use crate::output::Host;
 
 /// How long a secret makes cookies; it is still accepted for as long again.
@@ -69,7 +69,7 @@ fn cookie(version: u8, secret: &[u8], nonce: &[u8], from: IpAddr, spi_i: u64) ->
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),
     };
-    [&[version], prf(secret, &[nonce, &address, &spi_i.to_be_bytes()]).as_slice()].concat()
+    [&[version], Prf::Sha256.over(secret, &[nonce, &address, &spi_i.to_be_bytes()]).as_slice()].concat()
 }
 
 #[cfg(test)]

@@ -1,52 +1,22 @@
-//! The cryptography of IKE, all of it aws-lc-rs: PRF, key derivation, key exchange, and the encrypted payload.
-//!
-//! PRF_HMAC_SHA2_256 is the only PRF, AES-GCM with a 16-byte ICV the only cipher (RFC 5282), so that a key schedule
-//! has one shape. Private keys are made from the host's randomness and never from a generator of the library's own,
-//! which is what lets a simulation replay from its seed.
+//! The cryptography of IKE, all of it aws-lc-rs: the key schedule (RFC 7296 sections 2.13 to 2.18), and what it is made of.
 
-use aws_lc_rs::agreement::{self, ECDH_P256, PrivateKey, UnparsedPublicKey, X25519};
-use aws_lc_rs::{aead, constant_time, digest, hmac};
-use zeroize::{Zeroize, Zeroizing};
+use aws_lc_rs::{constant_time, digest};
+use zeroize::Zeroizing;
 
-use crate::config::{Group, Suite};
-use crate::output::{ChildKeys, Host};
+use crate::config::{IkeSuite, Suite};
+use crate::output::ChildKeys;
 
-/// Bytes of a PRF key and of a PRF output.
-pub(crate) const PRF_BYTES: usize = 32;
-/// Bytes of the explicit IV of the encrypted payload (RFC 5282 section 3.1).
-pub(crate) const IV_BYTES: usize = 8;
-/// Bytes of its ICV.
-pub(crate) const ICV_BYTES: usize = 16;
-const SALT_BYTES: usize = 4;
+mod cipher;
+mod group;
+mod prf;
 
-/// A secret of the key schedule. Wiped when dropped.
-pub(crate) type Secret = Zeroizing<[u8; PRF_BYTES]>;
+pub(crate) use cipher::Integrity;
+pub(crate) use group::Exchange;
+pub(crate) use prf::{Key, Prf, Secret};
 
-/// PRF_HMAC_SHA2_256 (RFC 4868) over the parts, one behind the other.
-pub(crate) fn prf(key: &[u8], parts: &[&[u8]]) -> Secret {
-    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key));
-    parts.iter().for_each(|part| context.update(part));
-    let mut output = Zeroizing::new([0; PRF_BYTES]);
-    for (to, from) in output.iter_mut().zip(context.sign().as_ref()) {
-        *to = *from;
-    }
-    output
-}
+use cipher::Cipher;
 
-/// prf+ (RFC 7296 section 2.13): fills `out`, at most 255 blocks of it.
-pub(crate) fn prf_plus(key: &[u8], seed: &[&[u8]], out: &mut [u8]) {
-    let mut block = Zeroizing::new([0; PRF_BYTES]);
-    for (index, chunk) in (1..=u8::MAX).zip(out.chunks_mut(PRF_BYTES)) {
-        let previous = if index == 1 { &[] } else { block.as_slice() };
-        let number = [index];
-        let parts: Vec<&[u8]> = std::iter::once(previous).chain(seed.iter().copied()).chain([number.as_slice()]).collect();
-        let next = prf(key, &parts);
-        block = next;
-        for (to, from) in chunk.iter_mut().zip(block.iter()) {
-            *to = *from;
-        }
-    }
-}
+const SALT_OCTETS: usize = 4;
 
 /// SHA-1, used only where RFC 7296 section 2.23 demands it: NAT detection protects nothing.
 pub(crate) fn sha1(parts: &[&[u8]]) -> Vec<u8> {
@@ -66,53 +36,13 @@ pub(crate) fn equal(one: &[u8], other: &[u8]) -> bool {
     constant_time::verify_slices_are_equal(one, other).is_ok()
 }
 
-/// Our half of a key exchange.
-pub(crate) struct Exchange {
-    pub(crate) group: Group,
-    private: PrivateKey,
-    pub(crate) public: Vec<u8>,
-}
-
-impl std::fmt::Debug for Exchange {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Exchange").field("group", &self.group).finish_non_exhaustive()
-    }
-}
-
-impl Exchange {
-    /// Makes a key pair. `None` if the host's randomness is so broken that no draw is a valid key.
-    pub(crate) fn new(group: Group, host: &mut dyn Host) -> Option<Self> {
-        let mut seed = Zeroizing::new([0u8; 32]);
-        for _ in 0..8 {
-            host.random(seed.as_mut_slice());
-            let Ok(private) = PrivateKey::from_private_key(algorithm(group), seed.as_slice()) else { continue };
-            let public = private.compute_public_key().ok()?;
-            // RFC 5903 section 7: the point's coordinates, without the octet that says "uncompressed".
-            let public = match group {
-                Group::X25519 => public.as_ref().to_vec(),
-                Group::P256 => public.as_ref().strip_prefix(&[4])?.to_vec(),
-            };
-            return Some(Self { group, private, public });
-        }
-        None
-    }
-
-    /// The shared secret. `None` for a public value of the wrong length, off the curve or of low order (RFC 8031 section 5).
-    pub(crate) fn agree(&self, public: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-        let encoded = match self.group {
-            Group::X25519 => public.to_vec(),
-            Group::P256 => [&[4], public].concat(),
-        };
-        let peer = UnparsedPublicKey::new(algorithm(self.group), encoded);
-        agreement::agree(&self.private, peer, (), |secret| Ok(Zeroizing::new(secret.to_vec()))).ok()
-    }
-}
-
-fn algorithm(group: Group) -> &'static agreement::Algorithm {
-    match group {
-        Group::X25519 => &X25519,
-        Group::P256 => &ECDH_P256,
-    }
+/// What was agreed for an IKE SA beside the key exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Algorithms {
+    pub(crate) cipher: IkeSuite,
+    /// `None` where the cipher authenticates as well.
+    pub(crate) integrity: Option<Integrity>,
+    pub(crate) prf: Prf,
 }
 
 /// What both sides put into the key schedule of an IKE SA, beside the shared secret.
@@ -126,12 +56,12 @@ pub(crate) struct Seeds<'a> {
 
 /// The keys of an IKE SA (RFC 7296 section 2.14), from the side of one of its ends.
 pub(crate) struct IkeKeys {
-    pub(crate) derive: Secret,
-    pub(crate) auth_i: Secret,
-    pub(crate) auth_r: Secret,
+    pub(crate) derive: Key,
+    pub(crate) auth_i: Key,
+    pub(crate) auth_r: Key,
     seal: Cipher,
     open: Cipher,
-    /// The next IV: a counter, as RFC 5282 section 3.1 allows, so never used twice with one key.
+    /// What the next IV is made from: a counter, as RFC 5282 section 3.1 allows, so never used twice with one key.
     iv: u64,
 }
 
@@ -143,114 +73,69 @@ impl std::fmt::Debug for IkeKeys {
 
 impl IkeKeys {
     /// SKEYSEED and everything from it. `None` only if the cipher refuses its own key length.
-    pub(crate) fn derive(suite: Suite, shared: &[u8], seeds: Seeds<'_>, initiator: bool) -> Option<Self> {
-        let skeyseed = prf(&[seeds.nonce_i, seeds.nonce_r].concat(), &[shared]);
-        Self::expand(suite, &skeyseed, seeds, initiator)
+    pub(crate) fn derive(algorithms: Algorithms, shared: &[u8], seeds: Seeds<'_>, initiator: bool) -> Option<Self> {
+        let skeyseed = algorithms.prf.over(&[seeds.nonce_i, seeds.nonce_r].concat(), &[shared]);
+        Self::expand(algorithms, &skeyseed, seeds, initiator)
     }
 
-    /// The keys of the IKE SA that takes over from the one with these (section 2.18).
-    pub(crate) fn renew(&self, suite: Suite, shared: &[u8], seeds: Seeds<'_>, initiator: bool) -> Option<Self> {
-        let skeyseed = prf(self.derive.as_slice(), &[shared, seeds.nonce_i, seeds.nonce_r]);
-        Self::expand(suite, &skeyseed, seeds, initiator)
+    /// The keys of the IKE SA that takes over from the one with these: SKEYSEED by the old function, the rest by the new one
+    /// (section 2.18).
+    pub(crate) fn renew(&self, algorithms: Algorithms, shared: &[u8], seeds: Seeds<'_>, initiator: bool) -> Option<Self> {
+        let skeyseed = self.derive.over(&[shared, seeds.nonce_i, seeds.nonce_r]);
+        Self::expand(algorithms, &skeyseed, seeds, initiator)
     }
 
-    fn expand(suite: Suite, skeyseed: &Secret, seeds: Seeds<'_>, initiator: bool) -> Option<Self> {
-        let cipher_bytes = suite.key_bytes() + SALT_BYTES;
-        let mut stream = Zeroizing::new(vec![0; 3 * PRF_BYTES + 2 * cipher_bytes]);
+    fn expand(algorithms: Algorithms, skeyseed: &Secret, seeds: Seeds<'_>, initiator: bool) -> Option<Self> {
+        let prf = algorithms.prf;
+        let (sk_a, sk_e) = Cipher::key_octets(algorithms);
+        let mut stream = Zeroizing::new(vec![0; 3 * prf.octets() + 2 * (sk_a + sk_e)]);
         let (spi_i, spi_r) = (seeds.spi_i.to_be_bytes(), seeds.spi_r.to_be_bytes());
-        prf_plus(skeyseed.as_slice(), &[seeds.nonce_i, seeds.nonce_r, &spi_i, &spi_r], &mut stream);
-        // The order of section 2.14; SK_ai and SK_ar are empty with an AEAD (RFC 5282 section 7).
+        prf.fill(skeyseed, &[seeds.nonce_i, seeds.nonce_r, &spi_i, &spi_r], &mut stream);
         let mut rest = stream.as_slice();
-        let mut cut = |bytes: usize| {
-            let (head, tail) = rest.split_at_checked(bytes)?;
+        let mut cut = |octets: usize| {
+            let (head, tail) = rest.split_at_checked(octets)?;
             rest = tail;
             Some(head)
         };
-        let derive = secret(cut(PRF_BYTES)?);
-        let from_i = Cipher::new(suite, cut(cipher_bytes)?)?;
-        let from_r = Cipher::new(suite, cut(cipher_bytes)?)?;
-        let (auth_i, auth_r) = (secret(cut(PRF_BYTES)?), secret(cut(PRF_BYTES)?));
+        // SK_d, SK_ai, SK_ar, SK_ei, SK_er, SK_pi, SK_pr.
+        let derive = Key::new(prf, cut(prf.octets())?);
+        let (sk_ai, sk_ar, sk_ei, sk_er) = (cut(sk_a)?, cut(sk_a)?, cut(sk_e)?, cut(sk_e)?);
+        let (from_i, from_r) = (Cipher::new(algorithms, sk_ai, sk_ei)?, Cipher::new(algorithms, sk_ar, sk_er)?);
+        let (auth_i, auth_r) = (Key::new(prf, cut(prf.octets())?), Key::new(prf, cut(prf.octets())?));
         let (seal, open) = if initiator { (from_i, from_r) } else { (from_r, from_i) };
         Some(Self { derive, auth_i, auth_r, seal, open, iv: 0 })
     }
 
+    /// Octets of IV, ciphertext and ICV around so many octets of payloads.
+    pub(crate) fn sealed_octets(&self, plain: usize) -> usize {
+        self.seal.sealed_octets(plain)
+    }
+
     /// Appends IV, ciphertext and ICV of `plain` to `message`, all of which so far is authenticated.
     pub(crate) fn seal(&mut self, message: &mut Vec<u8>, plain: &[u8]) -> Option<()> {
-        let iv = self.iv.to_be_bytes();
+        let count = self.iv;
         self.iv = self.iv.checked_add(1)?;
-        // RFC 7296 section 3.14: padding may be absent, its length may not.
-        let mut body = [plain, &[0]].concat();
-        let tag = self.seal.key.seal_in_place_separate_tag(self.seal.nonce(iv), aead::Aad::from(&*message), &mut body).ok()?;
-        message.extend_from_slice(&iv);
-        message.extend_from_slice(&body);
-        message.extend_from_slice(tag.as_ref());
-        Some(())
+        self.seal.seal(count, message, plain)
     }
 
     /// Opens the body of an encrypted payload; `head` is everything in front of it. Returns the payloads without padding.
     pub(crate) fn open(&self, head: &[u8], body: &[u8]) -> Option<Vec<u8>> {
-        let (iv, sealed) = body.split_first_chunk::<IV_BYTES>()?;
-        let mut plain = sealed.to_vec();
-        let length = self.open.key.open_in_place(self.open.nonce(*iv), aead::Aad::from(head), &mut plain).ok()?.len();
-        plain.truncate(length);
-        let padding = usize::from(plain.pop()?);
-        plain.truncate(plain.len().checked_sub(padding)?);
-        Some(plain)
+        self.open.open(head, body)
     }
-}
-
-struct Cipher {
-    key: aead::LessSafeKey,
-    salt: [u8; SALT_BYTES],
-}
-
-impl Cipher {
-    fn new(suite: Suite, material: &[u8]) -> Option<Self> {
-        let (key, salt) = material.split_at_checked(suite.key_bytes())?;
-        let algorithm = match suite {
-            Suite::Aes128Gcm16 => &aead::AES_128_GCM,
-            Suite::Aes256Gcm16 => &aead::AES_256_GCM,
-        };
-        let key = aead::LessSafeKey::new(aead::UnboundKey::new(algorithm, key).ok()?);
-        Some(Self { key, salt: salt.try_into().ok()? })
-    }
-
-    fn nonce(&self, iv: [u8; IV_BYTES]) -> aead::Nonce {
-        let mut nonce = [0; aead::NONCE_LEN];
-        for (to, from) in nonce.iter_mut().zip(self.salt.iter().chain(&iv)) {
-            *to = *from;
-        }
-        aead::Nonce::assume_unique_for_key(nonce)
-    }
-}
-
-impl Drop for Cipher {
-    fn drop(&mut self) {
-        self.salt.zeroize(); // the library wipes the key
-    }
-}
-
-fn secret(bytes: &[u8]) -> Secret {
-    let mut secret = Zeroizing::new([0; PRF_BYTES]);
-    for (to, from) in secret.iter_mut().zip(bytes) {
-        *to = *from;
-    }
-    secret
 }
 
 /// The AUTH value of a pre-shared key (RFC 7296 section 2.15). `first` is the first message that its owner sent,
 /// `nonce` the other side's, `auth` the owner's SK_p, `identity` the body of the owner's ID payload.
-pub(crate) fn psk_auth(psk: &[u8], first: &[u8], nonce: &[u8], auth: &Secret, identity: &[u8]) -> Secret {
-    let padded = prf(psk, &[b"Key Pad for IKEv2"]);
-    let identity = prf(auth.as_slice(), &[identity]);
-    prf(padded.as_slice(), &[first, nonce, identity.as_slice()])
+pub(crate) fn psk_auth(psk: &[u8], first: &[u8], nonce: &[u8], auth: &Key, identity: &[u8]) -> Secret {
+    let padded = auth.prf().over(psk, &[b"Key Pad for IKEv2"]);
+    auth.prf().over(&padded, &[first, nonce, &auth.over(&[identity])])
 }
 
 /// What goes into the keys of a child: SK_d, the secret of a fresh key exchange (empty without one), and the two nonces of
 /// the exchange that makes it, initiator's first.
 #[derive(Clone, Copy)]
 pub(crate) struct Material<'a> {
-    pub(crate) derive: &'a Secret,
+    pub(crate) derive: &'a Key,
     pub(crate) shared: &'a [u8],
     pub(crate) nonce_i: &'a [u8],
     pub(crate) nonce_r: &'a [u8],
@@ -258,11 +143,11 @@ pub(crate) struct Material<'a> {
 
 /// The keys of a child (RFC 7296 section 2.17): from its initiator, then towards it.
 pub(crate) fn child_keys(material: Material<'_>, suite: Suite, esn: bool) -> (ChildKeys, ChildKeys) {
-    let each = suite.key_bytes() + SALT_BYTES;
+    let each = suite.key_bytes() + SALT_OCTETS;
     let mut stream = Zeroizing::new(vec![0; 2 * each]);
-    prf_plus(material.derive.as_slice(), &[material.shared, material.nonce_i, material.nonce_r], &mut stream);
+    material.derive.fill(&[material.shared, material.nonce_i, material.nonce_r], &mut stream);
     let one = |material: &[u8]| {
-        let mut keys = ChildKeys { suite, esn, key: [0; 32], salt: [0; SALT_BYTES] };
+        let mut keys = ChildKeys { suite, esn, key: [0; 32], salt: [0; SALT_OCTETS] };
         let (key, salt) = material.split_at(suite.key_bytes().min(material.len()));
         keys.key.iter_mut().zip(key).for_each(|(to, from)| *to = *from);
         keys.salt.iter_mut().zip(salt).for_each(|(to, from)| *to = *from);

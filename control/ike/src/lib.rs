@@ -4,7 +4,7 @@
 //! peers run in memory from a seed. The way of a key, from the first datagram to the engine:
 //!
 //! ```text
-//!   receive ─► dispatch ─► exchange::init ──► crypto::IkeKeys (X25519, prf+)
+//!   receive ─► dispatch ─► exchange::init ──► crypto::IkeKeys (ECDH, prf+)
 //!                 │             │
 //!                 │        exchange::auth ──► who is it? (psk_auth)
 //!                 │             │
@@ -50,7 +50,7 @@ mod selector;
 pub mod snapshot;
 mod steps;
 
-pub use config::{Config, Group, Identity, PeerConfig, PeerId, Psk, Suite, Upkeep};
+pub use config::{Config, Group, Identity, IkeSuite, PeerConfig, PeerId, Psk, Suite, Upkeep};
 pub use output::{ChildId, ChildKeys, Host, Level, Nat, Output, Selectors, When};
 pub use rekey::RekeyRefused;
 pub use selector::MAX as SUBNETS_MAX;

@@ -1,9 +1,11 @@
 //! Security association payloads (RFC 7296 section 3.3): what each side offers, what is chosen, and why nothing was.
 //!
-//! Both of our offers are one proposal with alternatives per transform type, in our order of preference. Choosing is
-//! the same walk for IKE and ESP; a refusal shows both offers side by side and the first difference.
+//! An offer of ours has alternatives per transform type, in our order of preference; ciphers that need an integrity algorithm
+//! stand in a proposal of their own (RFC 5282 section 8). Choosing is the same walk for IKE and ESP; a refusal shows both offers
+//! side by side and the first difference.
 
-use crate::config::{Group, Suite};
+use crate::config::{Group, IkeSuite, Suite};
+use crate::crypto::{Algorithms, Integrity, Prf};
 use crate::message::{Malformed, array, take, word};
 
 mod names;
@@ -27,8 +29,8 @@ pub(crate) mod kind {
     pub(crate) const ESN: u8 = 5;
 }
 
+const ENCR_AES_CBC: u16 = 12;
 const ENCR_AES_GCM_16: u16 = 20;
-const PRF_HMAC_SHA2_256: u16 = 5;
 /// The attribute "key length" in the short form (section 3.3.5).
 const KEY_LENGTH: u16 = 0x8000 | 14;
 
@@ -54,6 +56,29 @@ impl Transform {
         };
         Self { key_bits: Some(key_bits), ..Self::new(kind::ENCR, ENCR_AES_GCM_16) }
     }
+
+    fn ike_cipher(suite: IkeSuite) -> Self {
+        let id = if suite.aead() { ENCR_AES_GCM_16 } else { ENCR_AES_CBC };
+        Self { key_bits: Some(suite.key_bits()), ..Self::new(kind::ENCR, id) }
+    }
+
+    fn prf(prf: Prf) -> Self {
+        let id = match prf {
+            Prf::Sha256 => 5,
+            Prf::Sha384 => 6,
+            Prf::Sha512 => 7,
+        };
+        Self::new(kind::PRF, id)
+    }
+
+    fn integrity(integrity: Integrity) -> Self {
+        let id = match integrity.0 {
+            Prf::Sha256 => 12,
+            Prf::Sha384 => 13,
+            Prf::Sha512 => 14,
+        };
+        Self::new(kind::INTEG, id)
+    }
 }
 
 /// One proposal.
@@ -70,22 +95,29 @@ impl Group {
     pub(crate) fn number(self) -> u16 {
         match self {
             Self::P256 => 19,
+            Self::P384 => 20,
             Self::X25519 => 31,
         }
     }
 
     pub(crate) fn from_number(number: u16) -> Option<Self> {
-        [Self::X25519, Self::P256].into_iter().find(|group| group.number() == number)
+        [Self::X25519, Self::P256, Self::P384].into_iter().find(|group| group.number() == number)
     }
 }
 
 impl Proposal {
-    /// What we offer and allow for an IKE SA.
-    pub(crate) fn ike(suites: &[Suite], groups: &[Group]) -> Self {
-        let mut transforms: Vec<_> = suites.iter().map(|suite| Transform::cipher(*suite)).collect();
-        transforms.push(Transform::new(kind::PRF, PRF_HMAC_SHA2_256));
-        transforms.extend(groups.iter().map(|group| Transform::new(kind::KE, group.number())));
-        Self { number: 1, protocol: protocol::IKE, spi: Vec::new(), transforms }
+    /// What we offer and allow for an IKE SA: one proposal for ciphers of each sort, that of the first cipher in front.
+    pub(crate) fn ike(suites: &[IkeSuite], groups: &[Group]) -> Vec<Self> {
+        let first = suites.first().is_none_or(|suite| suite.aead());
+        let sorts = [first, !first].into_iter().filter(|aead| suites.iter().any(|suite| suite.aead() == *aead));
+        let proposals = (1..).zip(sorts).map(|(number, aead)| {
+            let ciphers = suites.iter().filter(|suite| suite.aead() == aead).map(|suite| Transform::ike_cipher(*suite));
+            let integrity = Integrity::ALL.into_iter().filter(|_| !aead).map(Transform::integrity);
+            let groups = groups.iter().map(|group| Transform::new(kind::KE, group.number()));
+            let transforms = ciphers.chain(Prf::ALL.map(Transform::prf)).chain(integrity).chain(groups).collect();
+            Self { number, protocol: protocol::IKE, spi: Vec::new(), transforms }
+        });
+        proposals.collect()
     }
 
     /// What we offer and allow for a child: ESN before no ESN.
@@ -126,6 +158,19 @@ impl Proposal {
         [Suite::Aes256Gcm16, Suite::Aes128Gcm16].into_iter().find(|suite| Transform::cipher(*suite) == *chosen)
     }
 
+    /// What a chosen proposal for an IKE SA says beside the group.
+    pub(crate) fn algorithms(&self) -> Option<Algorithms> {
+        use IkeSuite::{Aes128Cbc, Aes128Gcm16, Aes256Cbc, Aes256Gcm16};
+        let (cipher, prf) = (self.of_kind(kind::ENCR).next()?, self.of_kind(kind::PRF).next()?);
+        let integrity = self.of_kind(kind::INTEG).find(|transform| !none(transform));
+        let algorithms = Algorithms {
+            cipher: [Aes256Gcm16, Aes128Gcm16, Aes256Cbc, Aes128Cbc].into_iter().find(|suite| Transform::ike_cipher(*suite) == *cipher)?,
+            integrity: integrity.and_then(|chosen| Integrity::ALL.into_iter().find(|known| Transform::integrity(*known) == *chosen)),
+            prf: Prf::ALL.into_iter().find(|known| Transform::prf(*known) == *prf)?,
+        };
+        (algorithms.cipher.aead() == algorithms.integrity.is_none()).then_some(algorithms)
+    }
+
     /// The group of a chosen proposal.
     pub(crate) fn group(&self) -> Option<Group> {
         self.of_kind(kind::KE).next().and_then(|transform| Group::from_number(transform.id))
@@ -154,11 +199,11 @@ fn none(transform: &Transform) -> bool {
     matches!(transform.kind, kind::INTEG | kind::KE) && transform.id == 0 && !transform.strange
 }
 
-/// Chooses from `theirs` by `own` preference: the first of their proposals that has all we need, with one transform a
-/// type and their number and SPI.
-pub(crate) fn choose(own: &Proposal, theirs: &[Proposal]) -> Result<Proposal, String> {
-    let fits = theirs.iter().filter(|offer| offer.protocol == own.protocol).find_map(|offer| pick(own, offer).ok());
-    fits.ok_or_else(|| explain(own, theirs))
+/// Chooses from `theirs` by `own` preference: for the first of ours the first of theirs that has all we need, with one transform
+/// a type and their number and SPI.
+pub(crate) fn choose(own: &[Proposal], theirs: &[Proposal]) -> Result<Proposal, String> {
+    let fit = |own: &Proposal| theirs.iter().filter(|offer| offer.protocol == own.protocol).find_map(|offer| pick(own, offer).ok());
+    own.iter().find_map(fit).ok_or_else(|| explain(own, theirs))
 }
 
 /// One transform a type out of `offer`, or the first type in which nothing is common.
@@ -175,23 +220,33 @@ fn pick(own: &Proposal, offer: &Proposal) -> Result<Proposal, u8> {
 }
 
 /// Both offers and the first difference, on one line.
-fn explain(own: &Proposal, theirs: &[Proposal]) -> String {
-    let same: Vec<&Proposal> = theirs.iter().filter(|offer| offer.protocol == own.protocol).collect();
-    // The offer that agrees with ours for longest tells most.
-    let nearest = same.iter().filter_map(|offer| pick(own, offer).err().map(|kind| (kind, *offer))).max_by_key(|(kind, _)| *kind);
-    let difference = match nearest {
-        None => format!("no proposal for {}", names::protocol(own.protocol)),
-        Some((kind, offer)) => {
+fn explain(own: &[Proposal], theirs: &[Proposal]) -> String {
+    let protocol = own.first().map_or(protocol::IKE, |own| own.protocol);
+    let same: Vec<Proposal> = theirs.iter().filter(|offer| offer.protocol == protocol).cloned().collect();
+    // The two that agree for longest tell most.
+    let pairs = own.iter().flat_map(|own| same.iter().map(move |offer| (own, offer)));
+    let nearest = pairs.filter_map(|(own, offer)| pick(own, offer).err().map(|kind| (kind, own, offer)));
+    // Of several that are as near, the first.
+    let difference = match nearest.rev().max_by_key(|(kind, ..)| *kind) {
+        None => format!("no proposal for {}", names::protocol(protocol)),
+        Some((kind, own, offer)) => {
             format!("{}: ours {}, theirs {}", names::kind(kind), names::list(own.of_kind(kind)), names::list(offer.of_kind(kind)))
         }
     };
-    let theirs = same.iter().take(4).map(|offer| describe(offer)).collect::<Vec<_>>().join(" or ");
-    format!("ours [{}], theirs [{theirs}]; first difference: {difference}", describe(own))
+    format!("ours [{}], theirs [{}]; first difference: {difference}", describe(own), describe(&same))
 }
 
-/// All alternatives of a proposal, type by type.
-pub(crate) fn describe(proposal: &Proposal) -> String {
-    proposal.kinds().into_iter().map(|kind| names::list(proposal.of_kind(kind))).collect::<Vec<_>>().join(" + ")
+/// An offer with all its alternatives, type by type.
+pub(crate) fn describe(offer: &[Proposal]) -> String {
+    let one =
+        |proposal: &Proposal| proposal.kinds().into_iter().map(|kind| names::list(proposal.of_kind(kind))).collect::<Vec<_>>().join(" + ");
+    offer.iter().take(4).map(one).collect::<Vec<_>>().join(" or ")
+}
+
+/// Which of our proposals a single chosen one comes from, if it is one transform of each type out of it.
+pub(crate) fn chosen_from<'a>(offer: &[Proposal], answer: &'a [Proposal]) -> Option<&'a Proposal> {
+    let [answer] = answer else { return None };
+    offer.iter().any(|own| own.allows(answer)).then_some(answer)
 }
 
 /// Reads a payload's body.
@@ -243,6 +298,20 @@ fn parse_transform(rest: &mut &[u8]) -> Result<Transform, Malformed> {
 
 /// Writes a payload's body with one proposal.
 pub(crate) fn write(proposal: &Proposal) -> Vec<u8> {
+    write_all(std::slice::from_ref(proposal))
+}
+
+/// Writes a payload's body.
+pub(crate) fn write_all(offer: &[Proposal]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (index, proposal) in offer.iter().enumerate() {
+        body.extend_from_slice(&[if index + 1 == offer.len() { 0 } else { 2 }, 0]);
+        write_one(proposal, &mut body);
+    }
+    body
+}
+
+fn write_one(proposal: &Proposal, body: &mut Vec<u8>) {
     let mut transforms = Vec::new();
     for (index, transform) in proposal.transforms.iter().enumerate() {
         let last = index + 1 == proposal.transforms.len();
@@ -256,12 +325,10 @@ pub(crate) fn write(proposal: &Proposal) -> Vec<u8> {
     }
     let small = |length: usize| u8::try_from(length).unwrap_or(u8::MAX);
     let length = u16::try_from(8 + proposal.spi.len() + transforms.len()).unwrap_or(u16::MAX);
-    let mut body = vec![0, 0];
     body.extend_from_slice(&length.to_be_bytes());
     body.extend_from_slice(&[proposal.number, proposal.protocol, small(proposal.spi.len()), small(proposal.transforms.len())]);
     body.extend_from_slice(&proposal.spi);
     body.extend_from_slice(&transforms);
-    body
 }
 
 #[cfg(test)]

@@ -12,13 +12,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use crate::child::Child;
-use crate::config::PeerId;
+use crate::config::{IkeSuite, PeerId};
 use crate::context::Context;
-use crate::crypto::{Exchange, ICV_BYTES, IV_BYTES, IkeKeys, sha256};
+use crate::crypto::{Exchange, IkeKeys, sha256};
 use crate::exchange::Came;
 use crate::exchange::renew::Renewal;
 use crate::message::{Chain, Header, Payloads, exchange, header, kind};
 use crate::output::{ChildId, Nat};
+use crate::proposal::Proposal;
 use crate::retransmit::{Outstanding, Purpose};
 
 /// How far an IKE SA is.
@@ -46,6 +47,7 @@ pub(crate) enum Stage {
 #[derive(Debug)]
 pub(crate) struct Starting {
     pub(crate) exchange: Exchange,
+    pub(crate) offer: Vec<Proposal>,
     pub(crate) cookie: Vec<u8>,
     /// How often it has started over for a cookie or another group.
     pub(crate) rounds: u32,
@@ -142,7 +144,9 @@ pub(crate) struct IkeSa {
     pub(crate) nonce_i: Vec<u8>,
     pub(crate) nonce_r: Vec<u8>,
     pub(crate) keys: Option<IkeKeys>,
-    pub(crate) suite: &'static str,
+    /// The cipher that was agreed, and all that was agreed as one word.
+    pub(crate) cipher: Option<IkeSuite>,
+    pub(crate) suite: String,
     pub(crate) requests: Requests,
     pub(crate) replies: Replies,
     pub(crate) children: BTreeMap<ChildId, Child>,
@@ -186,7 +190,8 @@ impl IkeSa {
             nonce_i: Vec::new(),
             nonce_r: Vec::new(),
             keys: None,
-            suite: "",
+            cipher: None,
+            suite: String::new(),
             requests: Requests::default(),
             replies: Replies::default(),
             children: BTreeMap::new(),
@@ -286,7 +291,7 @@ impl IkeSa {
 
     /// RFC 7296 section 3.14: everything in front of the IV is authenticated, the payloads are encrypted.
     fn seal(&mut self, header: Header, chain: &Chain) -> Option<Vec<u8>> {
-        let body = IV_BYTES + chain.bytes().len() + 1 + ICV_BYTES;
+        let body = self.keys.as_ref()?.sealed_octets(chain.bytes().len());
         let mut message = Vec::with_capacity(header::BYTES + 4 + body);
         Header { next: kind::ENCRYPTED, ..header }.write(4 + body, &mut message);
         message.extend_from_slice(&[chain.first(), 0]);

@@ -56,7 +56,7 @@ pub struct IkeSnapshot {
     /// The peer's.
     pub remote: SocketAddr,
     /// Cipher, PRF and key exchange as one word, e.g. `aes256gcm16-prfsha256-x25519`; empty until agreed.
-    pub suite: &'static str,
+    pub suite: String,
     /// What NAT detection said.
     pub nat: Nat,
     /// Whether the peer is a Penstock.
@@ -131,7 +131,7 @@ fn snapshot_ike(now: u64, sa: &IkeSa) -> IkeSnapshot {
         state: sa.stage_name(),
         local: sa.local,
         remote: sa.remote,
-        suite: sa.suite,
+        suite: sa.suite.clone(),
         nat: sa.nat,
         penstock: sa.penstock,
         per_core: sa.per_core,

@@ -7,7 +7,7 @@ use crate::output::Host;
 use crate::proposal::{self, Proposal};
 use crate::retransmit::Purpose;
 use crate::sa::Stage;
-use crate::{Config, Identity, Ike, Output, PeerConfig, PeerId, PeerState, Psk, Suite, selector};
+use crate::{Config, Group, Identity, Ike, IkeSuite, Output, PeerConfig, PeerId, PeerState, Psk, Suite, selector};
 
 mod answers;
 mod rekey;
@@ -50,6 +50,7 @@ fn config(local: &str, remote: &str, ours: &str, theirs: &str, endpoint: SocketA
         psk: Psk::new(vec![7; 32]),
         local_subnets: vec![ours.parse().expect("a prefix")],
         remote_subnets: vec![theirs.parse().expect("a prefix")],
+        ike_suites: IkeSuite::DEFAULT.to_vec(),
         esp_suites: vec![Suite::Aes256Gcm16],
         endpoint: Some(endpoint),
         local: None,
@@ -377,9 +378,20 @@ fn a_responder_that_answers_beyond_the_offer_is_told_to_delete() {
     assert!(ike.cx.peers[&PEER].last_error.as_ref().is_some_and(|text| text.contains("its selectors are not within our offer")));
 }
 
+/// The one proposal of ciphers that authenticate as well.
+fn ike_offer(suites: &[IkeSuite], groups: &[Group]) -> Proposal {
+    Proposal::ike(suites, groups).remove(0)
+}
+
+/// What is chosen from that offer.
+fn ike_choice(suite: IkeSuite, group: Group) -> Proposal {
+    let offer = [ike_offer(&[suite], &[group])];
+    proposal::choose(&offer, &offer).expect("common")
+}
+
 /// A choice that is fine in itself.
 fn chosen() -> Proposal {
-    proposal::choose(&Proposal::esp(&[Suite::Aes256Gcm16], 0), &[Proposal::esp(&[Suite::Aes256Gcm16], 0x9000)]).expect("common")
+    proposal::choose(&[Proposal::esp(&[Suite::Aes256Gcm16], 0)], &[Proposal::esp(&[Suite::Aes256Gcm16], 0x9000)]).expect("common")
 }
 
 /// Both sites before IKE_AUTH: site 0 holds its request back, site 1 has a half-open handshake.

@@ -12,7 +12,7 @@ fn one_side_calls_and_both_have_the_same_keys() {
     world.until(100, "up", World::both_up);
     world.assert_agreed();
     let west = &world.ike_sas(WEST)[0];
-    assert_eq!((west.suite, west.initiator, west.penstock, west.per_core), ("aes256gcm16-prfsha256-x25519", true, true, true));
+    assert_eq!((west.suite.as_str(), west.initiator, west.penstock, west.per_core), ("aes256gcm16-prfsha256-x25519", true, true, true));
     assert_eq!(world.sites[WEST].engine.whens, [When::Now]);
     assert_eq!(world.sites[EAST].engine.whens, [When::OnInbound { or_after_ms: 200 }]);
     let child = &west.children[0];

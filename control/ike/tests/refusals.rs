@@ -3,7 +3,7 @@
 mod lab;
 
 use lab::{EAST, PEER, WEST, World, east_config, west_config};
-use penstock_ike::{Config, Group, Identity, PeerConfig, Psk, Suite};
+use penstock_ike::{Config, Group, Identity, IkeSuite, PeerConfig, Psk, Suite};
 
 fn meet(west: PeerConfig, east: PeerConfig) -> World {
     let mut world = World::with(1, Config::default(), Config::default(), west, east);
@@ -70,23 +70,25 @@ fn every_kind_of_identity_authenticates() {
 
 #[test]
 fn no_common_ike_proposal_shows_both_offers() {
-    let strong = Config { ike_suites: vec![Suite::Aes256Gcm16], ..Config::default() };
-    let weak = Config { ike_suites: vec![Suite::Aes128Gcm16], ..Config::default() };
-    let mut world = World::with(1, strong, weak, west_config(), east_config());
-    world.initiate(WEST, true);
-    world.run(4_000);
+    let west = PeerConfig { ike_suites: vec![IkeSuite::Aes256Gcm16], ..west_config() };
+    let mut world = meet(west, PeerConfig { ike_suites: vec![IkeSuite::Aes128Gcm16], ..east_config() });
     assert_apart(&mut world);
     assert!(
         world.sites[EAST].said(
-            "no common IKE proposal: ours [AES_GCM_16_128 + PRF_HMAC_SHA2_256 + X25519/P256], \
-             theirs [AES_GCM_16_256 + PRF_HMAC_SHA2_256 + X25519/P256]; \
+            "no common IKE proposal: \
+             ours [AES_GCM_16_128 + PRF_HMAC_SHA2_256/PRF_HMAC_SHA2_384/PRF_HMAC_SHA2_512 + X25519/P256/P384], \
+             theirs [AES_GCM_16_256 + PRF_HMAC_SHA2_256/PRF_HMAC_SHA2_384/PRF_HMAC_SHA2_512 + X25519/P256/P384]; \
              first difference: encryption: ours AES_GCM_16_128, theirs AES_GCM_16_256"
         ),
         "{}",
         world.describe()
     );
+    // The same stands beside the peer's name, although nobody has proved to be it.
+    let shown = world.sites[EAST].ike.snapshot(world.now)[0].last_error.clone().expect("an error");
+    assert!(shown.contains("first difference: encryption: ours AES_GCM_16_128, theirs AES_GCM_16_256"), "{shown}");
     let down = &world.sites[WEST].downs[0];
-    assert_eq!(down, "east refused us: NO_PROPOSAL_CHOSEN of our offer [AES_GCM_16_256 + PRF_HMAC_SHA2_256 + X25519/P256]");
+    let prfs = "PRF_HMAC_SHA2_256/PRF_HMAC_SHA2_384/PRF_HMAC_SHA2_512";
+    assert_eq!(*down, format!("east refused us: NO_PROPOSAL_CHOSEN of our offer [AES_GCM_16_256 + {prfs} + X25519/P256/P384]"));
 }
 
 #[test]
@@ -274,4 +276,72 @@ fn a_closed_peer_that_comes_is_refused_like_a_stranger() {
     assert!(world.sites[EAST].said("this peer is closed"));
     world.initiate(EAST, true);
     world.until(100, "up", World::both_up);
+}
+
+#[test]
+fn cbc_is_offered_and_taken_only_where_a_peers_configuration_asks_for_it() {
+    let cbc = |config: PeerConfig| PeerConfig { ike_suites: vec![IkeSuite::Aes256Cbc, IkeSuite::Aes128Cbc], ..config };
+    let world = meet(cbc(west_config()), cbc(east_config()));
+    world.assert_agreed();
+    assert_eq!(world.ike_sas(WEST)[0].suite, "aes256-sha256-prfsha256-x25519");
+    // One side asks for it, the other one does not.
+    let mut world = meet(cbc(west_config()), east_config());
+    assert_apart(&mut world);
+    assert!(world.sites[EAST].said("first difference: encryption: ours AES_GCM_16_256/AES_GCM_16_128, theirs AES_CBC_256/AES_CBC_128"));
+    // Where both sorts are allowed, the one that authenticates by itself is taken.
+    let both = |config: PeerConfig| PeerConfig { ike_suites: vec![IkeSuite::Aes128Gcm16, IkeSuite::Aes256Cbc], ..config };
+    let world = meet(both(west_config()), both(east_config()));
+    assert_eq!(world.ike_sas(WEST)[0].suite, "aes128gcm16-prfsha256-x25519");
+}
+
+#[test]
+fn cbc_that_another_peer_may_use_is_refused_once_it_is_known_who_asks() {
+    let west = PeerConfig { ike_suites: vec![IkeSuite::Aes256Cbc], ..west_config() };
+    let mut world = World::with(1, Config::default(), Config::default(), west, east_config());
+    let other = PeerConfig {
+        id: penstock_ike::PeerId(2),
+        name: "old".to_owned(),
+        remote_id: Identity::Fqdn("old.example".to_owned()),
+        ike_suites: vec![IkeSuite::Aes256Cbc],
+        ..east_config()
+    };
+    world.with_ike(EAST, |now, ike| ike.set_peer(now, other));
+    world.initiate(WEST, true);
+    world.run(4_000);
+    assert_apart(&mut world);
+    assert_eq!(world.sites[WEST].downs[0], "east refused us: NO_PROPOSAL_CHOSEN of our identity, key or offer");
+    assert!(world.sites[EAST].said("west is incompatible: no common IKE proposal: ours [AES_GCM_16_256/AES_GCM_16_128"));
+}
+
+#[test]
+fn a_weak_group_is_refused_by_its_name() {
+    // MODP 1024 (group 2) instead of all others, in a first message of our own.
+    let mut world = World::new(1);
+    world.initiate(WEST, true);
+    let mut message = world.sent[0].1.clone();
+    for group in [31u8, 19, 20] {
+        let transform = [4, 0, 0, group];
+        let at = (28..message.len() - 4).find(|at| message[*at..at + 4] == transform).expect("a group");
+        message[at + 3] = 2;
+    }
+    let mut world = World::new(2);
+    let from = world.sites[WEST].address;
+    world.inject(EAST, from, &message);
+    assert!(world.sites[EAST].said("first difference: key exchange: ours X25519/P256/P384, theirs MODP_1024/MODP_1024/MODP_1024"));
+    let shown = world.sites[EAST].ike.snapshot(0)[0].last_error.clone().expect("an error");
+    assert!(shown.contains("theirs MODP_1024"), "{shown}");
+}
+
+#[test]
+fn p384_is_followed_and_a_rekey_keeps_to_it() {
+    let east = Config { groups: vec![Group::P384], ..Config::default() };
+    let mut world = World::with(1, Config::default(), east, west_config(), east_config());
+    world.initiate(WEST, true);
+    world.until(100, "up", World::both_up);
+    world.assert_agreed();
+    assert_eq!(world.ike_sas(WEST)[0].suite, "aes256gcm16-prfsha256-p384");
+    world.with_ike(EAST, |now, ike| ike.renew(now, PEER).expect("up"));
+    world.run(1_000);
+    world.assert_agreed();
+    assert_eq!(world.ike_sas(EAST)[0].suite, "aes256gcm16-prfsha256-p384");
 }

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::cross::Meeting;
 use super::local::{parse_local_address, parse_name};
 use super::section::{Key, Section, list};
-use super::value::{Endpoint, Fault, Identity, SourcePort, Suite, parse_duration, parse_prefix};
+use super::value::{Endpoint, Fault, Identity, IkeSuite, SourcePort, Suite, parse_duration, parse_prefix};
 use super::{Finding, Interface, PORT, Peer, Site};
 use crate::psk;
 
@@ -22,6 +22,7 @@ pub(super) const KEYS: &[Key] = &[
     ("local_id", "local_id = \"frankfurt\""),
     ("remote_id", "remote_id = \"london\""),
     ("suites", "suites = [\"aes256-gcm\", \"aes128-gcm\"]"),
+    ("ike_suites", "ike_suites = [\"aes256-gcm\", \"aes128-gcm\"]"),
     ("source_port", "source_port = 4500"),
     ("per_core", "per_core = false"),
     ("window", "window = 16384"),
@@ -76,6 +77,7 @@ pub(super) fn peer(
     let psk = psk(section, findings, warnings);
     let (local_id, remote_id) = identities(section, here.site, findings, warnings);
     let suites = section.parsed_list("suites", parse_suite, findings);
+    let ike_suites = section.parsed_list("ike_suites", parse_ike_suite, findings);
     let source_port = source_port(section, findings);
     let per_core = section.boolean("per_core", findings).unwrap_or(true);
     let window = window(section, findings);
@@ -104,6 +106,7 @@ pub(super) fn peer(
         local_id,
         remote_id,
         suites: suites.map_or_else(|| Suite::ALL.to_vec(), |suites| suites.into_iter().map(|(suite, _)| suite).collect()),
+        ike_suites: ike_suites.map_or_else(|| IkeSuite::DEFAULT.to_vec(), |suites| suites.into_iter().map(|(suite, _)| suite).collect()),
         source_port,
         per_core,
         window,
@@ -249,6 +252,12 @@ fn parse_suite(text: &str) -> Result<Suite, Fault> {
         .into_iter()
         .find(|suite| suite.name() == text)
         .ok_or_else(|| (format!("\"{text}\" is no suite"), format!("there are {}", list(Suite::ALL.iter().map(|suite| suite.name())))))
+}
+
+fn parse_ike_suite(text: &str) -> Result<IkeSuite, Fault> {
+    let names = || list(IkeSuite::ALL.iter().map(|suite| suite.name()));
+    let known = IkeSuite::ALL.into_iter().find(|suite| suite.name() == text);
+    known.ok_or_else(|| (format!("\"{text}\" is no suite for IKE"), format!("there are {}", names())))
 }
 
 fn source_port(section: &Section<'_>, findings: &mut Vec<Finding>) -> SourcePort {

@@ -166,6 +166,37 @@ impl Suite {
     }
 }
 
+/// A cipher for IKE's own messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IkeSuite {
+    /// AES-GCM with a 256-bit key (RFC 5282).
+    Aes256Gcm,
+    /// AES-GCM with a 128-bit key.
+    Aes128Gcm,
+    /// AES-CBC with a 256-bit key, and HMAC-SHA2 (RFC 4868).
+    Aes256Cbc,
+    /// AES-CBC with a 128-bit key, and HMAC-SHA2.
+    Aes128Cbc,
+}
+
+impl IkeSuite {
+    /// Every suite.
+    pub const ALL: [Self; 4] = [Self::Aes256Gcm, Self::Aes128Gcm, Self::Aes256Cbc, Self::Aes128Cbc];
+    /// What is offered and taken by default, best first.
+    pub const DEFAULT: [Self; 2] = [Self::Aes256Gcm, Self::Aes128Gcm];
+
+    /// The name in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Aes256Gcm => "aes256-gcm",
+            Self::Aes128Gcm => "aes128-gcm",
+            Self::Aes256Cbc => "aes256-cbc",
+            Self::Aes128Cbc => "aes128-cbc",
+        }
+    }
+}
+
 /// Which UDP source port ESP leaves from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SourcePort {

@@ -107,7 +107,7 @@ fn describe_ike(peer: &mut admin::Peer, snapshot: &PeerSnapshot) {
         peer.local = Some(ike.local);
         peer.remote = Some(ike.remote);
         peer.ike =
-            Some(admin::Ike { initiator_spi, responder_spi, initiated: ike.initiator, proposal: ike.suite.to_owned(), age_ms: ike.age_ms });
+            Some(admin::Ike { initiator_spi, responder_spi, initiated: ike.initiator, proposal: ike.suite.clone(), age_ms: ike.age_ms });
     }
     if peer.state == admin::PeerState::Up {
         return;

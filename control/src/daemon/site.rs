@@ -7,7 +7,7 @@ use penstock_ike::{PeerConfig, PeerId, Selectors};
 use penstock_uapi::Prefix;
 use penstock_uapi::request::Pair;
 
-use crate::config::{Config, Identity, Peer, Suite};
+use crate::config::{Config, Identity, IkeSuite, Peer, Suite};
 use crate::netlink::{self, Route, mtu};
 use crate::socket;
 
@@ -142,6 +142,7 @@ pub(super) fn ike_peer(peer: &Peer, id: PeerId, offered: Vec<IpNet>, endpoint: O
         psk: penstock_ike::Psk::new(peer.psk.as_bytes().to_vec()),
         local_subnets: offered,
         remote_subnets: peer.subnets.clone(),
+        ike_suites: peer.ike_suites.iter().map(ike_suite).collect(),
         esp_suites: peer.suites.iter().map(suite).collect(),
         endpoint,
         local: peer.local_address,
@@ -162,6 +163,15 @@ fn identity(identity: &Identity) -> penstock_ike::Identity {
         Identity::Fqdn(name) => penstock_ike::Identity::Fqdn(name.clone()),
         Identity::Email(name) => penstock_ike::Identity::Email(name.clone()),
         Identity::KeyId(octets) => penstock_ike::Identity::KeyId(octets.clone()),
+    }
+}
+
+fn ike_suite(suite: &IkeSuite) -> penstock_ike::IkeSuite {
+    match suite {
+        IkeSuite::Aes256Gcm => penstock_ike::IkeSuite::Aes256Gcm16,
+        IkeSuite::Aes128Gcm => penstock_ike::IkeSuite::Aes128Gcm16,
+        IkeSuite::Aes256Cbc => penstock_ike::IkeSuite::Aes256Cbc,
+        IkeSuite::Aes128Cbc => penstock_ike::IkeSuite::Aes128Cbc,
     }
 }
 

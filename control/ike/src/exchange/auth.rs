@@ -14,6 +14,7 @@ use crate::exchange::child::{self, Place, Refusal, Terms, nonce};
 use crate::exchange::{Came, End};
 use crate::message::{Chain, Payloads, exchange, kind, notify};
 use crate::output::Host;
+use crate::proposal::{self, Proposal};
 use crate::retransmit::Purpose;
 use crate::sa::{Authenticating, Held, IkeSa, Stage};
 
@@ -107,6 +108,16 @@ pub(crate) fn on_request(
         sa.reply(cx, came, Chain::default().notify(notify::AUTHENTICATION_FAILED, &[]));
         return Authentic::No;
     };
+    if let Some(cipher) = sa.cipher.filter(|cipher| !config.ike_suites.contains(cipher)) {
+        // Only now is it known whose configuration counts.
+        let (asked, ours) = (Proposal::ike(&[cipher], &[]), Proposal::ike(&config.ike_suites, &[]));
+        let text =
+            format!("no common IKE proposal: ours [{}], it has chosen from [{}]", proposal::describe(&ours), proposal::describe(&asked));
+        cx.fault(config.id, &Fault::Incompatible(text));
+        sa.stage = Stage::Refused;
+        sa.reply(cx, came, Chain::default().notify(notify::NO_PROPOSAL_CHOSEN, &[]));
+        return Authentic::No;
+    }
     // Section 2.23: the peer is where this authentic message came from.
     (sa.remote, sa.local, sa.peer, sa.deadline) = (came.from, came.to, Some(config.id), None);
     sa.per_core = config.per_core && payloads.notify(notify::SA_RESOURCE_INFO).is_some();

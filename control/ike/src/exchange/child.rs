@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 /// The most children of one IKE SA: one for each of a peer's 256 cores, and the fallback.
 pub(crate) const CHILDREN_MAX: usize = 257;
-/// Octets of our nonces: the PRF's key size (RFC 7296 section 2.10 asks for half of it).
+/// Octets of our nonces: half of the longest PRF's key, as RFC 7296 section 2.10 asks, and all of the shortest one's.
 pub(crate) const NONCE_BYTES: usize = 32;
 
 /// Why a child cannot be, as the peer and as people are told.
@@ -186,7 +186,7 @@ pub(crate) fn accept(
 
 /// One of the peer's proposals. A fresh key exchange is taken where it is offered, and demanded where that is configured.
 fn choose(config: &PeerConfig, payloads: &Payloads<'_>, offers: &[Proposal], terms: Terms<'_>) -> Result<Proposal, String> {
-    let plain = Proposal::esp(&config.esp_suites, 0);
+    let plain = [Proposal::esp(&config.esp_suites, 0)];
     if terms.groups.is_empty() {
         return proposal::choose(&plain, offers);
     }
@@ -194,7 +194,7 @@ fn choose(config: &PeerConfig, payloads: &Payloads<'_>, offers: &[Proposal], ter
     let mut groups = terms.groups.to_vec();
     // The group that is already computed saves a round trip.
     groups.sort_by_key(|group| Some(group.number()) != sent);
-    let fresh = proposal::choose(&plain.clone().with_groups(&groups), offers);
+    let fresh = proposal::choose(&plain.clone().map(|plain| plain.with_groups(&groups)), offers);
     if config.upkeep.pfs { fresh } else { fresh.or_else(|_| proposal::choose(&plain, offers)) }
 }
 
@@ -227,9 +227,8 @@ pub(crate) fn complete(
         return Err(misbehaved("it chose a proposal without a usable SPI or cipher"));
     };
     let groups: &[Group] = if child.exchange.is_some() { &cx.config.groups } else { &[] };
-    let group = chosen.group();
-    if !Proposal::esp(&config.esp_suites, 0).with_groups(groups).allows(chosen) || group.is_some() != child.exchange.is_some() {
-        return Err(Fault::Misbehaved(format!("it chose what was not offered: {}", proposal::describe(chosen))));
+    if !Proposal::esp(&config.esp_suites, 0).with_groups(groups).allows(chosen) {
+        return Err(Fault::Misbehaved(format!("it chose what was not offered: {}", proposal::describe(std::slice::from_ref(chosen)))));
     }
     let local = selector::parse(ts_i).map_err(|malformed| misbehaved(malformed.0))?;
     let remote = selector::parse(ts_r).map_err(|malformed| misbehaved(malformed.0))?;
@@ -243,7 +242,7 @@ pub(crate) fn complete(
     }
     let shared = match &child.exchange {
         Some(exchange) => {
-            let ke = payloads.ke.filter(|ke| group == Some(exchange.group) && ke.group == exchange.group.number());
+            let ke = payloads.ke.filter(|ke| chosen.group() == Some(exchange.group) && ke.group == exchange.group.number());
             ke.and_then(|ke| exchange.agree(ke.public)).ok_or_else(|| misbehaved("its key exchange value is not a valid one"))?
         }
         None => Zeroizing::default(),

@@ -7,9 +7,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::config::{Config, Group, PeerConfig};
+use crate::config::{Config, Group, IkeSuite, PeerConfig};
 use crate::context::Context;
-use crate::crypto::{Exchange, IkeKeys, Seeds, equal, sha1};
+use crate::crypto::{Algorithms, Exchange, IkeKeys, Prf, Seeds, equal, sha1};
 use crate::error::Fault;
 use crate::exchange::Came;
 use crate::exchange::child::nonce;
@@ -39,7 +39,8 @@ pub(crate) fn start(
     let mut sa = IkeSa::empty(cx, now, spi, true, (local, remote));
     sa.peer = Some(config.id);
     sa.nonce_i = nonce(host);
-    send(cx, now, &mut sa, Starting { exchange, cookie: Vec::new(), rounds: 0, request: Vec::new() }, host);
+    let offer = Proposal::ike(&config.ike_suites, &cx.config.groups);
+    send(cx, now, &mut sa, Starting { exchange, offer, cookie: Vec::new(), rounds: 0, request: Vec::new() }, host);
     Some(sa)
 }
 
@@ -49,7 +50,7 @@ fn send(cx: &mut Context, now: u64, sa: &mut IkeSa, mut starting: Starting, host
     if !starting.cookie.is_empty() {
         chain.notify(notify::COOKIE, &starting.cookie);
     }
-    chain.push(kind::SA, &proposal::write(&Proposal::ike(&cx.config.ike_suites, &cx.config.groups)));
+    chain.push(kind::SA, &proposal::write_all(&starting.offer));
     chain.ke(starting.exchange.group.number(), &starting.exchange.public).nonce(&sa.nonce_i);
     detection(&mut chain, sa.spi, 0, sa.remote, host);
     starting.request = sa.send_init(cx, now, &chain);
@@ -110,11 +111,10 @@ pub(crate) fn on_response(cx: &mut Context, now: u64, sa: &mut IkeSa, came: &Cam
         if let (notify::INVALID_KE_PAYLOAD, Some(group)) = (error.kind, group) {
             return follow(cx, now, sa, Follow::Group(group), host);
         }
-        let ours = proposal::describe(&Proposal::ike(&cx.config.ike_suites, &cx.config.groups));
+        let ours = proposal::describe(&starting.offer);
         return doubt(cx, now, sa, Fault::PeerRefused(format!("{} of our offer [{ours}]", notify::name(error.kind))));
     }
-    let offer = Proposal::ike(&cx.config.ike_suites, &cx.config.groups);
-    match agree(&offer, starting, sa.spi, &sa.nonce_i, &header, &payloads) {
+    match agree(starting, sa.spi, &sa.nonce_i, &header, &payloads) {
         Err(fault) => doubt(cx, now, sa, fault),
         Ok((keys, suite, nonce_r)) => {
             (sa.remote_spi, sa.keys, sa.suite, sa.nonce_r) = (header.spi_r, Some(keys), suite, nonce_r);
@@ -166,17 +166,10 @@ fn follow(cx: &mut Context, now: u64, sa: &mut IkeSa, what: Follow, host: &mut d
     Next::Wait
 }
 
-type Agreed = (IkeKeys, &'static str, Vec<u8>);
+type Agreed = (IkeKeys, String, Vec<u8>);
 
 /// Checks the answer against the offer and derives the keys.
-fn agree(
-    offer: &Proposal,
-    starting: &Starting,
-    spi: u64,
-    nonce_i: &[u8],
-    header: &Header,
-    payloads: &Payloads<'_>,
-) -> Result<Agreed, Fault> {
+fn agree(starting: &Starting, spi: u64, nonce_i: &[u8], header: &Header, payloads: &Payloads<'_>) -> Result<Agreed, Fault> {
     let misbehaved = |what: &str| Fault::Misbehaved(what.to_owned());
     if let Some(kind) = payloads.unknown_critical {
         return Err(Fault::Incompatible(format!("it needs payload {kind}, which we do not know")));
@@ -188,29 +181,34 @@ fn agree(
         return Err(misbehaved("an answer without an SPI"));
     }
     let chosen = proposal::parse(sa).map_err(|malformed| misbehaved(malformed.0))?;
-    let chosen = chosen.first().filter(|first| chosen.len() == 1 && offer.allows(first));
     let group = starting.exchange.group;
-    let Some((suite, name)) = chosen.filter(|chosen| chosen.group() == Some(group)).and_then(|chosen| described(chosen, group)) else {
+    let chosen = proposal::chosen_from(&starting.offer, &chosen).filter(|chosen| chosen.group() == Some(group));
+    let Some(algorithms) = chosen.and_then(Proposal::algorithms) else {
         return Err(misbehaved("it chose what was not offered"));
     };
     let shared = starting.exchange.agree(ke.public).filter(|_| ke.group == group.number());
     let shared = shared.ok_or_else(|| misbehaved("its key exchange value is not a valid one"))?;
     let seeds = Seeds { nonce_i, nonce_r, spi_i: spi, spi_r: header.spi_r };
-    let keys = IkeKeys::derive(suite, &shared, seeds, true).ok_or_else(|| Fault::Local("the cipher takes no key".to_owned()))?;
-    Ok((keys, name, nonce_r.to_vec()))
+    let keys = IkeKeys::derive(algorithms, &shared, seeds, true).ok_or_else(|| Fault::Local("the cipher takes no key".to_owned()))?;
+    Ok((keys, described(algorithms, group), nonce_r.to_vec()))
 }
 
-/// The cipher of a chosen proposal, and all of it as one word.
-pub(crate) fn described(chosen: &Proposal, group: Group) -> Option<(crate::config::Suite, &'static str)> {
-    use crate::config::Suite::{Aes128Gcm16, Aes256Gcm16};
-    let suite = chosen.suite()?;
-    let name = match (suite, group) {
-        (Aes256Gcm16, Group::X25519) => "aes256gcm16-prfsha256-x25519",
-        (Aes128Gcm16, Group::X25519) => "aes128gcm16-prfsha256-x25519",
-        (Aes256Gcm16, Group::P256) => "aes256gcm16-prfsha256-p256",
-        (Aes128Gcm16, Group::P256) => "aes128gcm16-prfsha256-p256",
+/// What was agreed for an IKE SA as one word.
+pub(crate) fn described(algorithms: Algorithms, group: Group) -> String {
+    let cipher = match algorithms.cipher {
+        IkeSuite::Aes256Gcm16 => "aes256gcm16",
+        IkeSuite::Aes128Gcm16 => "aes128gcm16",
+        IkeSuite::Aes256Cbc => "aes256",
+        IkeSuite::Aes128Cbc => "aes128",
     };
-    Some((suite, name))
+    let sha = |prf: Prf| prf.octets() * 8;
+    let integrity = algorithms.integrity.map(|integrity| format!("-sha{}", sha(integrity.0))).unwrap_or_default();
+    let group = match group {
+        Group::X25519 => "x25519",
+        Group::P256 => "p256",
+        Group::P384 => "p384",
+    };
+    format!("{cipher}{integrity}-prfsha{}-{group}", sha(algorithms.prf))
 }
 
 /// What a responder makes of a first message.
@@ -237,11 +235,12 @@ pub(crate) fn on_request(
     let Came { header, from, to } = *came;
     let (Some(sa), Some(ke), Some(nonce_i)) = (payloads.sa, payloads.ke, payloads.nonce) else { return Verdict::Ignore };
     let Ok(offers) = proposal::parse(sa) else { return Verdict::Ignore };
-    let own = Proposal::ike(&cx.config.ike_suites, &preferring(&cx.config, ke.group));
+    let own = Proposal::ike(&cx.ike_suites(), &preferring(&cx.config, ke.group));
     let chosen = match proposal::choose(&own, &offers) {
         Ok(chosen) => chosen,
         Err(reason) => {
             let text = format!("we refused {from}: no common IKE proposal: {reason}");
+            cx.suspect(from.ip(), &text);
             return Verdict::Refuse(notify::NO_PROPOSAL_CHOSEN, Vec::new(), Some(text));
         }
     };
@@ -250,20 +249,20 @@ pub(crate) fn on_request(
         // Section 1.3: the group we want, for the initiator to start over with.
         return Verdict::Refuse(notify::INVALID_KE_PAYLOAD, group.number().to_be_bytes().to_vec(), None);
     }
-    let Some((suite, name)) = described(&chosen, group) else { return Verdict::Ignore };
+    let Some(algorithms) = chosen.algorithms() else { return Verdict::Ignore };
     let Some(exchange) = Exchange::new(group, host) else { return Verdict::Ignore };
     let Some(shared) = exchange.agree(ke.public) else { return Verdict::Ignore };
     let mut sa = IkeSa::empty(cx, now, spi, false, (to, from));
     (sa.remote_spi, sa.nonce_i, sa.nonce_r) = (header.spi_i, nonce_i.to_vec(), nonce(host));
     let seeds = Seeds { nonce_i, nonce_r: &sa.nonce_r, spi_i: header.spi_i, spi_r: spi };
-    let Some(keys) = IkeKeys::derive(suite, &shared, seeds, false) else { return Verdict::Ignore };
+    let Some(keys) = IkeKeys::derive(algorithms, &shared, seeds, false) else { return Verdict::Ignore };
 
     let mut chain = Chain::default();
     chain.push(kind::SA, &proposal::write(&chosen)).ke(group.number(), &exchange.public).nonce(&sa.nonce_r);
     detection(&mut chain, header.spi_i, spi, from, host);
     let response = plain(&header.answer(spi), &chain);
     (sa.nat, sa.penstock) = detect(payloads, &header, from, to);
-    (sa.keys, sa.suite) = (Some(keys), name);
+    (sa.keys, sa.cipher, sa.suite) = (Some(keys), Some(algorithms.cipher), described(algorithms, group));
     sa.replies.expected = 1;
     sa.deadline = Some(now.saturating_add(cx.config.half_open_ms));
     sa.stage = Stage::HalfOpen(Box::new(HalfOpen { request: message.to_vec(), response: response.clone() }));

@@ -3,9 +3,9 @@
 
 use std::net::SocketAddr;
 
-use crate::config::Group;
+use crate::config::{Group, IkeSuite};
 use crate::context::Context;
-use crate::crypto::{Exchange, IkeKeys, Seeds};
+use crate::crypto::{Algorithms, Exchange, IkeKeys, Seeds};
 use crate::error::Fault;
 use crate::exchange::Came;
 use crate::exchange::child::{Refusal, nonce};
@@ -48,14 +48,16 @@ pub(crate) fn request(cx: &mut Context, now: u64, sa: &mut IkeSa, spi: u64, grou
     let Some(exchange) = Exchange::new(group, host) else { return };
     let renewal = Renewal { exchange, nonce: nonce(host), spi };
     let mut chain = Chain::default();
-    chain.push(kind::SA, &proposal::write(&offer(cx, &cx.config.groups.clone(), spi)));
+    chain.push(kind::SA, &proposal::write_all(&offer(cx, sa, &cx.config.groups, spi)));
     chain.nonce(&renewal.nonce).ke(group.number(), &renewal.exchange.public);
     sa.renewal = Some(Box::new(renewal));
     sa.send_request(cx, now, exchange::CREATE_CHILD, &chain, Purpose::RekeyIke);
 }
 
-fn offer(cx: &Context, groups: &[Group], spi: u64) -> Proposal {
-    Proposal { spi: spi.to_be_bytes().to_vec(), ..Proposal::ike(&cx.config.ike_suites, groups) }
+/// What the peer's configuration says, with our SPI.
+fn offer(cx: &Context, sa: &IkeSa, groups: &[Group], spi: u64) -> Vec<Proposal> {
+    let suites = sa.peer.and_then(|peer| cx.peer(peer)).map_or_else(|| IkeSuite::DEFAULT.to_vec(), |config| config.ike_suites.clone());
+    Proposal::ike(&suites, groups).into_iter().map(|proposal| Proposal { spi: spi.to_be_bytes().to_vec(), ..proposal }).collect()
 }
 
 /// Responder: answers. `None` where the answer is no.
@@ -103,7 +105,7 @@ fn accept(
         return Err(misbehaved("a rekey of the IKE SA without proposal, key exchange or nonce"));
     };
     let offers = proposal::parse(offered).map_err(|malformed| misbehaved(malformed.0))?;
-    let own = Proposal::ike(&cx.config.ike_suites, &preferring(&cx.config, ke.group));
+    let own = offer(cx, sa, &preferring(&cx.config, ke.group), spi);
     let chosen = proposal::choose(&own, &offers).map_err(|reason| Refusal {
         fault: Some(Fault::Incompatible(format!("no common IKE proposal for a rekey: {reason}"))),
         ..quiet(notify::NO_PROPOSAL_CHOSEN)
@@ -114,12 +116,12 @@ fn accept(
     }
     let (exchange, nonce_r) = (Exchange::new(group, host), nonce(host));
     let shared = exchange.as_ref().and_then(|exchange| exchange.agree(ke.public));
-    let ((Some(exchange), Some(shared)), Some((suite, name)), Some(old)) = ((exchange, shared), described(&chosen, group), &sa.keys) else {
+    let ((Some(exchange), Some(shared)), Some(algorithms), Some(old)) = ((exchange, shared), chosen.algorithms(), &sa.keys) else {
         return Err(misbehaved("its key exchange value is not a valid one"));
     };
     let seeds = Seeds { nonce_i, nonce_r: &nonce_r, spi_i: remote_spi, spi_r: spi };
-    let Some(keys) = old.renew(suite, &shared, seeds, false) else { return Err(misbehaved("the cipher takes no key")) };
-    let heir = sa.heir(cx, now, Line { spi, remote_spi, initiator: false, keys, suite: name });
+    let Some(keys) = old.renew(algorithms, &shared, seeds, false) else { return Err(misbehaved("the cipher takes no key")) };
+    let heir = sa.heir(cx, now, Line { spi, remote_spi, initiator: false, keys, algorithms, group });
     let mut answer = Chain::default();
     answer.push(kind::SA, &proposal::write(&Proposal { spi: spi.to_be_bytes().to_vec(), ..chosen }));
     answer.nonce(&nonce_r).ke(group.number(), &exchange.public);
@@ -153,16 +155,16 @@ pub(crate) fn on_response(
     };
     let chosen = proposal::parse(chosen).map_err(|malformed| misbehaved(malformed.0))?;
     let group = renewal.exchange.group;
-    let offer = offer(cx, &cx.config.groups, renewal.spi);
-    let one = chosen.first().filter(|first| chosen.len() == 1 && offer.allows(first) && first.group() == Some(group));
-    let Some((remote_spi, (suite, name))) = one.and_then(|one| one.ike_spi().zip(described(one, group))) else {
+    let offer = offer(cx, sa, &cx.config.groups, renewal.spi);
+    let one = proposal::chosen_from(&offer, &chosen).filter(|one| one.group() == Some(group));
+    let Some((remote_spi, algorithms)) = one.and_then(|one| one.ike_spi().zip(one.algorithms())) else {
         return Err(misbehaved("it chose what was not offered"));
     };
     let shared = renewal.exchange.agree(ke.public).filter(|_| ke.group == group.number());
     let (Some(shared), Some(old)) = (shared, &sa.keys) else { return Err(misbehaved("its key exchange value is not a valid one")) };
     let seeds = Seeds { nonce_i: &renewal.nonce, nonce_r, spi_i: renewal.spi, spi_r: remote_spi };
-    let Some(keys) = old.renew(suite, &shared, seeds, true) else { return Err(misbehaved("the cipher takes no key")) };
-    let heir = sa.heir(cx, now, Line { spi: renewal.spi, remote_spi, initiator: true, keys, suite: name });
+    let Some(keys) = old.renew(algorithms, &shared, seeds, true) else { return Err(misbehaved("the cipher takes no key")) };
+    let heir = sa.heir(cx, now, Line { spi: renewal.spi, remote_spi, initiator: true, keys, algorithms, group });
     Ok(Heir { sa: heir, lowest_nonce: renewal.nonce.as_slice().min(nonce_r).to_vec() })
 }
 
@@ -173,7 +175,8 @@ struct Line {
     remote_spi: u64,
     initiator: bool,
     keys: IkeKeys,
-    suite: &'static str,
+    algorithms: Algorithms,
+    group: Group,
 }
 
 impl IkeSa {
@@ -191,7 +194,8 @@ impl IkeSa {
             nonce_i: self.nonce_i.clone(),
             nonce_r: self.nonce_r.clone(),
             keys: Some(line.keys),
-            suite: line.suite,
+            cipher: Some(line.algorithms.cipher),
+            suite: described(line.algorithms, line.group),
             nat: self.nat,
             penstock: self.penstock,
             per_core: self.per_core,

@@ -1,12 +1,22 @@
 //! Given two offers, what is chosen, and what a refusal says.
 
-use super::{Proposal, Transform, choose, kind, parse, write};
-use crate::config::{Group, Suite};
+use super::{Proposal, Transform, kind, parse, write};
+use crate::config::{Group, IkeSuite, Suite};
 
 const BOTH: [Suite; 2] = [Suite::Aes256Gcm16, Suite::Aes128Gcm16];
 
 fn ike() -> Proposal {
-    Proposal::ike(&BOTH, &[Group::X25519])
+    ike_offer(&IkeSuite::DEFAULT, &[Group::X25519])
+}
+
+/// The one proposal of ciphers that authenticate as well.
+fn ike_offer(suites: &[IkeSuite], groups: &[Group]) -> Proposal {
+    Proposal::ike(suites, groups).remove(0)
+}
+
+/// Choosing from one proposal of ours.
+fn choose(own: &Proposal, theirs: &[Proposal]) -> Result<Proposal, String> {
+    super::choose(std::slice::from_ref(own), theirs)
 }
 
 #[test]
@@ -18,9 +28,9 @@ fn an_offer_survives_the_wire() {
 
 #[test]
 fn the_responders_preference_decides() {
-    let theirs = Proposal::ike(&[Suite::Aes128Gcm16, Suite::Aes256Gcm16], &[Group::P256, Group::X25519]);
+    let theirs = ike_offer(&[IkeSuite::Aes128Gcm16, IkeSuite::Aes256Gcm16], &[Group::P256, Group::X25519]);
     let chosen = choose(&ike(), std::slice::from_ref(&theirs)).expect("common");
-    assert_eq!((chosen.suite(), chosen.group()), (Some(Suite::Aes256Gcm16), Some(Group::X25519)));
+    assert_eq!((chosen.algorithms().map(|chosen| chosen.cipher), chosen.group()), (Some(IkeSuite::Aes256Gcm16), Some(Group::X25519)));
     assert!(theirs.allows(&chosen));
 }
 
@@ -66,15 +76,15 @@ fn a_refusal_shows_both_offers_and_the_first_difference() {
     let reason = choose(&ike(), &[theirs]).expect_err("refused");
     assert_eq!(
         reason,
-        "ours [AES_GCM_16_256/AES_GCM_16_128 + PRF_HMAC_SHA2_256 + X25519], \
+        "ours [AES_GCM_16_256/AES_GCM_16_128 + PRF_HMAC_SHA2_256/PRF_HMAC_SHA2_384/PRF_HMAC_SHA2_512 + X25519], \
          theirs [AES_GCM_16_256/AES_GCM_16_128 + PRF_HMAC_SHA1 + X25519]; \
-         first difference: PRF: ours PRF_HMAC_SHA2_256, theirs PRF_HMAC_SHA1"
+         first difference: PRF: ours PRF_HMAC_SHA2_256/PRF_HMAC_SHA2_384/PRF_HMAC_SHA2_512, theirs PRF_HMAC_SHA1"
     );
 }
 
 #[test]
 fn an_answer_outside_the_offer_is_not_allowed() {
-    let own = Proposal::ike(&[Suite::Aes256Gcm16], &[Group::X25519]);
+    let own = ike_offer(&[IkeSuite::Aes256Gcm16], &[Group::X25519]);
     let good = choose(&own, &[ike()]).expect("common");
     assert!(own.allows(&good));
     let with = |change: &dyn Fn(&mut Proposal)| {
@@ -92,7 +102,7 @@ fn an_answer_outside_the_offer_is_not_allowed() {
 
 #[test]
 fn a_transform_with_an_unknown_attribute_is_never_chosen() {
-    let mut body = write(&Proposal::ike(&[Suite::Aes256Gcm16], &[Group::X25519]));
+    let mut body = write(&ike_offer(&[IkeSuite::Aes256Gcm16], &[Group::X25519]));
     // The attribute's type stands 8 (proposal) + 8 (transform) octets in.
     body[17] = 15;
     choose(&ike(), &parse(&body).expect("well formed")).expect_err("not understood");

@@ -1,6 +1,6 @@
 //! Given an initiator, what it makes of answers that a responder should not send.
 
-use super::{PEER, Pair, chosen};
+use super::{PEER, Pair, chosen, ike_choice, ike_offer};
 use crate::config::Group;
 use crate::crypto::Exchange;
 use crate::crypto::Material;
@@ -10,7 +10,7 @@ use crate::exchange::{Came, init};
 use crate::message::{Chain, Header, Payloads, exchange, kind, notify};
 use crate::proposal::{self, Proposal};
 use crate::sa::plain;
-use crate::{Output, PeerState, Suite, selector};
+use crate::{IkeSuite, Output, PeerState, Suite, selector};
 
 /// A started initiator, and a responder's honest parts to build answers from.
 struct Called {
@@ -31,8 +31,7 @@ impl Called {
     }
 
     fn chosen(&self) -> Proposal {
-        let offer = Proposal::ike(&[Suite::Aes256Gcm16], &[Group::X25519]);
-        proposal::choose(&offer, std::slice::from_ref(&offer)).expect("common")
+        ike_choice(IkeSuite::Aes256Gcm16, Group::X25519)
     }
 
     /// Gives the initiator an answer; `true` if it went on to IKE_AUTH.
@@ -79,9 +78,8 @@ fn the_honest_answer_is_taken() {
 
 #[test]
 fn answers_that_break_a_rule_are_doubted() {
-    let other = Proposal::ike(&[Suite::Aes256Gcm16], &[Group::P256]);
-    let other = proposal::choose(&other, std::slice::from_ref(&other)).expect("common");
-    let several = Proposal::ike(&[Suite::Aes256Gcm16, Suite::Aes128Gcm16], &[Group::X25519]);
+    let other = ike_choice(IkeSuite::Aes256Gcm16, Group::P256);
+    let several = ike_offer(&[IkeSuite::Aes256Gcm16, IkeSuite::Aes128Gcm16], &[Group::X25519]);
     let right = proposal::write(&Called::new().chosen());
     let mut doubled = right.clone();
     doubled[0] = 2;
@@ -159,7 +157,7 @@ fn a_choice_about_a_child_that_breaks_a_rule_is_not_taken() {
     let both = proposal::write(&Proposal::esp(&[Suite::Aes256Gcm16], 0x9000));
     let right = proposal::write(&chosen());
     let weak = Proposal::esp(&[Suite::Aes128Gcm16], 0x9000);
-    let weak = proposal::write(&proposal::choose(&weak, std::slice::from_ref(&weak)).expect("common"));
+    let weak = proposal::write(&proposal::choose(std::slice::from_ref(&weak), std::slice::from_ref(&weak)).expect("common"));
     let mut doubled = right.clone();
     doubled[0] = 2;
     doubled.extend_from_slice(&right);

@@ -1,14 +1,14 @@
 //! Given a rekey of the IKE SA that meets something else, what each side answers and which IKE SA has the children
 //! (RFC 7296 sections 2.8.2, 2.18 and 2.25.2).
 
-use super::{PEER, Pair, child_request};
+use super::{PEER, Pair, child_request, ike_choice, ike_offer};
 use crate::config::Group;
-use crate::crypto::Exchange;
+use crate::crypto::{Algorithms, Exchange, Prf};
 use crate::message::{Chain, Header, Payloads, exchange, kind, notify};
 use crate::output::Host;
 use crate::proposal::{self, Proposal};
 use crate::sa::{IkeSa, Stage};
-use crate::{PeerState, Suite};
+use crate::{IkeSuite, PeerState};
 
 /// The IKE SA that has children, and nothing else is left beside it.
 fn only(pair: &Pair, who: usize) -> &IkeSa {
@@ -36,7 +36,7 @@ fn agreed(pair: &Pair) {
 
 /// A request of site 0 for a new IKE SA, with what `change` makes of the proposal.
 fn renewal(pair: &mut Pair, group: Group, change: impl FnOnce(&mut Proposal)) -> Chain {
-    let mut proposal = Proposal { spi: 77_u64.to_be_bytes().to_vec(), ..Proposal::ike(&[Suite::Aes256Gcm16], &[group]) };
+    let mut proposal = Proposal { spi: 77_u64.to_be_bytes().to_vec(), ..ike_offer(&[IkeSuite::Aes256Gcm16], &[group]) };
     change(&mut proposal);
     let public = Exchange::new(group, &mut pair.sites[0].1).expect("a key").public;
     let mut chain = Chain::default();
@@ -254,7 +254,7 @@ fn a_rekey_of_the_ike_sa_that_makes_no_sense_is_refused_and_costs_nothing() {
         (|offer| offer.spi = vec![0; 8], notify::INVALID_SYNTAX),
         (|offer| offer.spi = vec![1; 4], notify::INVALID_SYNTAX),
         (|offer| offer.transforms.truncate(1), notify::NO_PROPOSAL_CHOSEN),
-        (|offer| *offer = Proposal { spi: vec![1; 8], ..Proposal::ike(&[Suite::Aes256Gcm16], &[Group::P256]) }, notify::INVALID_KE_PAYLOAD),
+        (|offer| *offer = Proposal { spi: vec![1; 8], ..ike_offer(&[IkeSuite::Aes256Gcm16], &[Group::P256]) }, notify::INVALID_KE_PAYLOAD),
     ];
     for (change, answer) in cases {
         let mut pair = Pair::up();
@@ -265,7 +265,7 @@ fn a_rekey_of_the_ike_sa_that_makes_no_sense_is_refused_and_costs_nothing() {
     for (nonce, ke) in [(false, Some(32)), (true, None), (true, Some(31))] {
         let mut pair = Pair::up();
         let mut chain = Chain::default();
-        chain.push(kind::SA, &proposal::write(&Proposal { spi: vec![1; 8], ..Proposal::ike(&[Suite::Aes256Gcm16], &[Group::X25519]) }));
+        chain.push(kind::SA, &proposal::write(&Proposal { spi: vec![1; 8], ..ike_offer(&[IkeSuite::Aes256Gcm16], &[Group::X25519]) }));
         if nonce {
             chain.nonce(&[1; 32]);
         }
@@ -341,8 +341,8 @@ fn the_group_that_the_peer_wants_is_tried_once() {
 
 #[test]
 fn an_answer_that_was_not_asked_for_is_not_taken() {
-    let offer = Proposal { spi: 77_u64.to_be_bytes().to_vec(), ..Proposal::ike(&[Suite::Aes256Gcm16], &[Group::X25519]) };
-    let other = Proposal { spi: vec![1; 8], ..Proposal::ike(&[Suite::Aes256Gcm16], &[Group::P256]) };
+    let offer = Proposal { spi: 77_u64.to_be_bytes().to_vec(), ..ike_choice(IkeSuite::Aes256Gcm16, Group::X25519) };
+    let other = Proposal { spi: vec![1; 8], ..ike_choice(IkeSuite::Aes256Gcm16, Group::P256) };
     let cases =
         [(offer.clone(), 31, true), (other, 31, false), (offer.clone(), 19, false), (Proposal { spi: vec![0; 8], ..offer }, 31, false)];
     for (chosen, group, taken) in cases {
@@ -377,7 +377,8 @@ fn the_new_keys_are_not_the_old_ones() {
     // Both ends derive from the old SK_d, the fresh secret and the nonces: another secret gives other keys.
     let seeds = || crate::crypto::Seeds { nonce_i: &[1; 32], nonce_r: &[2; 32], spi_i: 1, spi_r: 2 };
     let keys = only(&pair, 0).keys.as_ref().expect("keys");
-    let derive = |shared: &[u8]| keys.renew(Suite::Aes256Gcm16, shared, seeds(), true).expect("keys").derive.to_vec();
+    let algorithms = Algorithms { cipher: IkeSuite::Aes256Gcm16, integrity: None, prf: Prf::Sha256 };
+    let derive = |shared: &[u8]| keys.renew(algorithms, shared, seeds(), true).expect("keys").derive.to_vec();
     assert_ne!(derive(&[1; 32]), derive(&[2; 32]));
     assert_ne!(derive(&[1; 32]), keys.derive.to_vec());
 }

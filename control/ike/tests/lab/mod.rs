@@ -135,6 +135,7 @@ pub fn peer_config(name: &str, us: &str, them: &str, ours: &str, theirs: &str, e
         psk: Psk::new(KEY.to_vec()),
         local_subnets: ours.split_whitespace().map(|net| net.parse().expect("a prefix")).collect(),
         remote_subnets: theirs.split_whitespace().map(|net| net.parse().expect("a prefix")).collect(),
+        ike_suites: penstock_ike::IkeSuite::DEFAULT.to_vec(),
         esp_suites: vec![Suite::Aes256Gcm16, Suite::Aes128Gcm16],
         endpoint: Some(endpoint),
         local: None,

@@ -33,7 +33,7 @@ const CASES: &[Case] = &[
         edits: &[(PSK, "psk_file = \"london.psk\"\nlocal-subnet = []\nfoo = 1")],
         lines: &[
             "penstock.toml:12: peer.london.local-subnet: unknown key; did you mean local_subnets?",
-            "penstock.toml:13: peer.london.foo: unknown key; [peer.london] knows endpoint, local_address, local_subnets, subnets, psk_file, psk_strength, local_id, remote_id, suites, source_port, per_core, window, rekey_child, rekey_ike and pfs",
+            "penstock.toml:13: peer.london.foo: unknown key; [peer.london] knows endpoint, local_address, local_subnets, subnets, psk_file, psk_strength, local_id, remote_id, suites, ike_suites, source_port, per_core, window, rekey_child, rekey_ike and pfs",
         ],
     },
     Case {
@@ -208,11 +208,15 @@ const CASES: &[Case] = &[
         ],
     },
     Case {
-        edits: &[(PSK, "psk_file = \"london.psk\"\nsource_port = \"any\"\nsuites = [\"aes128-cbc\"]\npsk_strength = \"low\"")],
+        edits: &[(
+            PSK,
+            "psk_file = \"london.psk\"\nsource_port = \"any\"\nsuites = [\"aes128-cbc\"]\nike_suites = [\"3des-cbc\"]\npsk_strength = \"low\"",
+        )],
         lines: &[
             r#"penstock.toml:12: peer.london.source_port: "any" cannot be chosen; write source_port = 4500 to send from the IKE port, or "own" (the default) for one port a core"#,
             r#"penstock.toml:13: peer.london.suites: "aes128-cbc" is no suite; there are aes256-gcm and aes128-gcm"#,
-            r#"penstock.toml:14: peer.london.psk_strength: "low" is no strength; write psk_strength = "accept-weak", or leave the key out"#,
+            r#"penstock.toml:14: peer.london.ike_suites: "3des-cbc" is no suite for IKE; there are aes256-gcm, aes128-gcm, aes256-cbc and aes128-cbc"#,
+            r#"penstock.toml:15: peer.london.psk_strength: "low" is no strength; write psk_strength = "accept-weak", or leave the key out"#,
         ],
     },
     Case {
