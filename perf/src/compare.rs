@@ -18,15 +18,17 @@ mod stats;
 mod subject;
 mod summary;
 mod table;
+mod variant;
 
 pub use adaptor::{Adaptor, Running};
 pub use measure::Measure;
-pub use record::{Line, Machine, Mode, Noise, Plan, Process, Record, SCHEMA, Sample, WireKind};
+pub use record::{Line, Machine, Mode, Noise, Plan, Process, Purpose, Record, SCHEMA, Sample, WireKind};
 pub use report::{plots, report};
 pub use run::run;
 pub use stats::{Summary, ratios, slope};
-pub use subject::{Subject, Tunnel};
+pub use subject::{Counts, Subject, Tunnel};
 pub use table::table;
+pub use variant::Variant;
 
 #[cfg(test)]
 mod tests {
@@ -68,6 +70,7 @@ mod tests {
             machine: super::Machine::default(),
             plan: Plan { rounds: 6, seconds: 1.0, wires: vec![WIRE], measures: vec!["tcp-1".into()], ..Plan::default() },
             subjects: BTreeMap::from([("penstock".into(), "0.1".into()), ("openvpn".into(), "2.6 <&>".into())]),
+            daemons: BTreeMap::from([("penstockd".into(), "penstockd 0.1.0, built by this run from 1234".into())]),
             missing: BTreeMap::from([("nebula".into(), "not installed: nebula".into())]),
             failures: Vec::new(),
             summary: summary::lines(&samples),

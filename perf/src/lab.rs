@@ -15,12 +15,13 @@ mod site;
 mod wire;
 
 pub use binaries::binary;
-pub use build::build_daemons;
+pub(crate) use build::first_line;
+pub use build::{build_daemons, daemons, features};
 pub use cleanup::Folder;
 pub use guest::Guest;
 pub use host::Host;
 pub use namespace::{DeviceCounters, Namespace};
-pub use pair::{Family, Pair, PairOptions};
+pub use pair::{Family, Pair, PairOptions, SITES};
 pub(crate) use process::stat;
 pub use process::{descendants, name_of};
 pub use processors::allowed_processors;

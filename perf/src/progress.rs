@@ -94,6 +94,11 @@ impl Progress {
         if let Some(bar) = bar {
             bar.finish_and_clear();
         }
+        if !well {
+            // The signal that interrupts this program reaches what it has started at the same moment.
+            std::thread::sleep(Duration::from_millis(100));
+            crate::lab::cleanup::give_way();
+        }
         eprintln!("{} {name:<48} {words}", if well { "  done  " } else { "  FAILED" });
     }
 }

@@ -32,7 +32,7 @@ pub struct Point {
 /// # Errors
 /// If the sites do not come up or stop answering, or `seen` fails.
 pub fn soak(length: Duration, every: Duration, mut seen: impl FnMut(&[Point]) -> Result<()>) -> Result<Vec<Point>> {
-    let tunnel = Subject::Penstock { without: String::new() }.start(&WireOptions::default())?;
+    let tunnel = Subject::penstock().start(&WireOptions::default())?;
     let [left, right] = &tunnel.inner;
     let start = Instant::now();
     let mut points: Vec<Point> = Vec::new();
@@ -54,7 +54,7 @@ pub fn soak(length: Duration, every: Duration, mut seen: impl FnMut(&[Point]) ->
         note("duplicate", total.duplicate as f64);
         note("reordered", total.reordered as f64);
         note("corrupt", total.corrupt as f64 + f64::from(u8::from(!bulk.is_intact())));
-        note("dropped", tunnel.drops()?.unwrap_or_default().values().sum::<u64>() as f64);
+        note("dropped", tunnel.counts()?.unwrap_or_default().drops.values().sum::<u64>() as f64);
         points.push(Point { at_seconds: start.elapsed().as_secs_f64(), values });
         seen(&points)?;
     }

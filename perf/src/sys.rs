@@ -44,9 +44,19 @@ pub(crate) fn ticks_per_second() -> f64 {
     if ticks > 0 { ticks as f64 } else { 100.0 }
 }
 
-/// Segments that this TCP connection has sent again so far (`tcpi_total_retrans`), and how many of those the receiver said it
-/// had already (`tcpi_dsack_dups`, RFC 2883).
-pub(crate) fn tcp_retransmits(socket: impl AsFd) -> io::Result<(u64, u64)> {
+/// What the kernel counts at one end of a TCP connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TcpCounts {
+    /// Segments sent again (`tcpi_total_retrans`).
+    pub(crate) retransmits: u64,
+    /// How many of those the receiver said it had already (`tcpi_dsack_dups`, RFC 2883).
+    pub(crate) needless: u64,
+    /// Segments received before one that belongs in front of them (`tcpi_rcv_ooopack`); what the kernel merged counts once.
+    pub(crate) out_of_order: u64,
+}
+
+/// Reads the counts of one end (`TCP_INFO`).
+pub(crate) fn tcp_counts(socket: impl AsFd) -> io::Result<TcpCounts> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
     // SAFETY: `info` has `length` bytes and outlives the call.
@@ -55,7 +65,11 @@ pub(crate) fn tcp_retransmits(socket: impl AsFd) -> io::Result<(u64, u64)> {
     })?;
     // SAFETY: plain numbers, zeroed before the kernel filled in what it knows.
     let info = unsafe { info.assume_init() };
-    Ok((info.tcpi_total_retrans.into(), info.tcpi_dsack_dups.into()))
+    Ok(TcpCounts {
+        retransmits: info.tcpi_total_retrans.into(),
+        needless: info.tcpi_dsack_dups.into(),
+        out_of_order: info.tcpi_rcv_ooopack.into(),
+    })
 }
 
 /// Datagrams thrown away at this socket because its receive buffer was full (`SO_MEMINFO`, linux/sock_diag.h).

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use penstock_perf::Progress;
-use penstock_perf::compare::{self, Adaptor, Measure, Mode, Plan, Record, Sample, Subject, WireKind};
+use penstock_perf::compare::{self, Adaptor, Measure, Mode, Plan, Record, Sample, Subject, Variant, WireKind};
 
 /// No tunnel at all: the inner addresses are routed over the wire. It shows how adaptors work without another VPN.
 const ROUTED: &str = r#"
@@ -27,14 +27,15 @@ fn compare() -> Record {
     std::fs::write(&file, ROUTED).expect("a file");
     let routed = Adaptor::read(&file).expect("it is whole");
     let absent = Adaptor { name: "absent".into(), needs: vec!["no-such-vpn".into()], ..routed.clone() };
-    let subjects = [Subject::Penstock { without: String::new() }, Subject::Other(Box::new(routed)), Subject::Other(Box::new(absent))];
+    let subjects = [Subject::penstock(), Subject::Other(Box::new(routed)), Subject::Other(Box::new(absent))];
     let wires = vec![WireKind { mode: Mode::Whole, mtu: 1500 }];
-    let plan = Plan { rounds: 2, seconds: 0.4, repeats_max: 0, loss_max: 0.01, wires, measures: Vec::new() };
+    let plan = Plan { rounds: 2, seconds: 0.4, loss_max: 0.01, idle_seconds: 0.3, wires, ..Plan::default() };
     let measures = [
         Measure::Tcp { streams: 1, reverse: true },
         Measure::RoundTrip { loaded: true },
-        Measure::Flood { bytes: 256 },
-        Measure::NoLoss { bytes: 1400 },
+        Measure::Flood { bytes: 64, super_packets: true },
+        Measure::NoLoss { bytes: 1400, super_packets: false },
+        Measure::Idle,
     ];
     let mut saved = 0;
     let record = compare::run(&plan, &measures, &subjects, &Progress::new(), |record| {
@@ -50,10 +51,20 @@ fn check(sample: &Sample) {
     let what = format!("{sample:?}");
     let needed: &[&str] = match sample.measure.as_str() {
         "tcp-1-reversed" => &["goodput_gbps", "machine_cpu_s_per_gb", "wall_s"],
+        "cpu-idle" => &["wall_s"],
         "rtt-loaded" => &["rtt_p50_us", "rtt_p99_99_us", "rtt_max_us", "round_trips", "goodput_gbps"],
         _ => &["received_pps", "sent_pps"],
     };
     assert!(needed.iter().all(|name| sample.values.get(*name).is_some_and(|value| *value > 0.0)), "{what}");
+    let ours = sample.subject == "penstock" && !sample.beside;
+    let counted: &[&str] = match sample.measure.as_str() {
+        "tcp-1-reversed" => &["flow_moves", "inbound_handoff_out", "outbound_handoff_out", "dropped", "tunnel_cpu_s_per_gb"],
+        "cpu-idle" => &["idle_core_share"],
+        "rtt-loaded" => &["dropped"],
+        _ => &["tunnel_ns_per_packet", "left_ns_per_packet", "right_ns_per_packet"],
+    };
+    assert!(!ours || counted.iter().all(|name| sample.values.contains_key(*name)), "{what}");
+    assert_eq!(sample.measure.starts_with("tcp"), sample.values.contains_key("out_of_order"), "{what}");
     assert_eq!(sample.histogram.is_empty(), sample.measure != "rtt-loaded", "{what}");
     let expected: &[&str] = match (sample.beside, sample.subject.as_str()) {
         (true, _) => &[],
@@ -77,12 +88,23 @@ fn a_comparison_records_what_it_measured() {
     assert_eq!(record.subjects["routed"], "one");
     assert!(record.machine.processors > 0 && record.machine.memory_bytes > 1 << 20 && record.machine.kernel.starts_with("Linux"));
 
-    // Two rounds of four measures of two subjects, each with its wire before it, always in this order
-    assert_eq!(record.samples.len(), 2 * 4 * 2 * 2);
+    // Two rounds of four measures of two subjects, each with its wire before it, always in this order; then one look at both, idle
+    assert_eq!(record.samples.len(), 2 * (4 * 2 * 2 + 2));
     for (index, sample) in record.samples.iter().enumerate() {
         check(sample);
-        let order = ["penstock", "penstock", "routed", "routed"];
-        assert_eq!((sample.subject.as_str(), sample.beside, sample.round), (order[index % 4], index % 2 == 0, index / 16 + 1));
+        let (round, place) = (index / 18 + 1, index % 18);
+        let expected = match place {
+            16 => ("penstock", false),
+            17 => ("routed", false),
+            _ => (["penstock", "penstock", "routed", "routed"][place % 4], place % 2 == 0),
+        };
+        assert_eq!((sample.subject.as_str(), sample.beside, sample.round), (expected.0, expected.1, round));
+    }
+    let uso = record.samples.iter().find(|sample| sample.subject == "penstock" && !sample.beside && sample.measure == "udp-uso-64");
+    let cost = uso.and_then(|sample| sample.values.get("tunnel_ns_per_packet")).copied().unwrap_or_default();
+    assert!(cost > 10.0, "{cost} ns for a packet through both engines");
+    for name in ["penstockd", "penstock-engine", "penstock"] {
+        assert!(record.daemons.get(name).is_some_and(|words| words.starts_with(name) && words.contains("sha256 ")), "{:?}", record.daemons);
     }
     let engines = |sample: &Sample| -> f64 {
         let engines = sample.processes.iter().filter(|process| process.name.starts_with("penstock-engine"));
@@ -103,4 +125,15 @@ fn a_comparison_records_what_it_measured() {
     let left = std::fs::read_dir("/run/netns")
         .map(|entries| entries.filter_map(Result::ok).filter(|entry| entry.file_name().to_string_lossy().starts_with(&own)).count());
     assert_eq!(left.unwrap_or_default(), 0);
+}
+
+#[test]
+fn a_form_of_penstock_that_cannot_be_is_refused_before_anything_starts() {
+    let plan = Plan { rounds: 1, seconds: 0.2, wires: vec![WireKind { mode: Mode::Whole, mtu: 1500 }], ..Plan::default() };
+    for (name, why) in [("penstock-without-rings", "no feature \"rings\"; there are ring"), ("penstock-256", "there are only")] {
+        let variant = Variant::parse(name).expect("a Penstock").expect("it means something");
+        let subjects = [Subject::penstock(), Subject::Penstock(variant)];
+        let refusal = compare::run(&plan, &[Measure::Idle], &subjects, &Progress::new(), |_| panic!("it ran")).expect_err("it cannot be");
+        assert!(format!("{refusal:#}").contains(why), "{refusal:#}");
+    }
 }

@@ -78,7 +78,8 @@ impl Adaptor {
         let adaptor: Self = toml::from_str(text)?;
         let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
         ensure!(!adaptor.name.is_empty() && adaptor.name.chars().all(plain), "name: letters, digits, - _ and . only");
-        ensure!(!["wire", "penstock"].contains(&adaptor.name.as_str()), "name: {} is taken", adaptor.name);
+        let taken = adaptor.name == "wire" || adaptor.name.split('-').next() == Some("penstock");
+        ensure!(!taken, "name: {} is taken", adaptor.name);
         ensure!(adaptor.addresses[0] != adaptor.addresses[1], "addresses: both sides have the same");
         ensure!((0.1..=600.0).contains(&adaptor.wait_seconds), "wait_seconds: give 0.1 to 600");
         Ok(adaptor)
@@ -208,7 +209,8 @@ fn shell(mut command: Command, text: &str) -> Command {
     command
 }
 
-fn is_there(need: &str) -> bool {
+/// Whether a program, or a file given by its whole path, is on this machine.
+pub(super) fn is_there(need: &str) -> bool {
     if need.starts_with('/') {
         return Path::new(need).exists();
     }
@@ -233,6 +235,7 @@ mod tests {
         for (from, to) in [
             ("name = \"x\"", "name = \"a b\""),
             ("name = \"x\"", "name = \"wire\""),
+            ("name = \"x\"", "name = \"penstock-other\""),
             ("10.9.0.2", "10.9.0.1"),
             ("up =", "upp ="),
             ("up = \"true\"", "up = \"true\"\nwait_seconds = 0.0"),

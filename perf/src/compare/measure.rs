@@ -20,7 +20,9 @@ pub(super) const PERCENTILES: [(f64, &str); 6] = [
     (100.0, "rtt_max_us"),
 ];
 /// Rates that the search for one without loss tries, at most.
-const TRIES: usize = 7;
+const TRIES: usize = 8;
+/// How far above what arrived of a flood the search begins at most.
+const ABOVE_FLOOD: f64 = 4.0;
 /// The largest share of the last rate without loss that the search leaves open.
 const NEAR: f64 = 0.03;
 
@@ -34,21 +36,27 @@ pub enum Measure {
         /// From right to left.
         reverse: bool,
     },
-    /// Datagrams, as fast as they can be sent one by one.
+    /// Datagrams, as fast as they can be sent.
     Flood {
         /// Payload bytes.
         bytes: u16,
+        /// As super-packets: 64 datagrams a send (`UDP_SEGMENT`), taken merged by the receiver (`UDP_GRO`). Else one by one.
+        super_packets: bool,
     },
     /// The highest rate of datagrams at which none is lost.
     NoLoss {
         /// Payload bytes.
         bytes: u16,
+        /// As super-packets.
+        super_packets: bool,
     },
     /// Round trips.
     RoundTrip {
         /// Beside a TCP stream.
         loaded: bool,
     },
+    /// What the tunnel's processes use while nothing is sent.
+    Idle,
 }
 
 /// What came of one measurement.
@@ -57,6 +65,8 @@ pub(super) struct Outcome {
     pub(super) values: BTreeMap<String, f64>,
     /// Bytes of payload that arrived, where cost per byte means something.
     pub(super) bytes: Option<u64>,
+    /// Datagrams that arrived, where cost per datagram means something.
+    pub(super) datagrams: Option<u64>,
     pub(super) histogram: Vec<(f64, u64)>,
 }
 
@@ -64,12 +74,12 @@ impl Measure {
     /// All of them, in the order in which they are taken.
     #[must_use]
     pub fn all() -> Vec<Self> {
-        let tcp = [(1, false), (4, false), (1, true), (4, true)].map(|(streams, reverse)| Self::Tcp { streams, reverse });
-        let sizes = [64, 256, 512, 1400];
-        let flood = sizes.map(|bytes| Self::Flood { bytes });
-        let no_loss = sizes.map(|bytes| Self::NoLoss { bytes });
+        let tcp = [(1, false), (4, false), (8, false), (1, true), (4, true)].map(|(streams, reverse)| Self::Tcp { streams, reverse });
+        let sizes = [(64, false), (256, false), (512, false), (1400, false), (64, true)];
+        let flood = sizes.map(|(bytes, super_packets)| Self::Flood { bytes, super_packets });
+        let no_loss = sizes.map(|(bytes, super_packets)| Self::NoLoss { bytes, super_packets });
         let trips = [false, true].map(|loaded| Self::RoundTrip { loaded });
-        tcp.into_iter().chain(trips).chain(flood).chain(no_loss).collect()
+        tcp.into_iter().chain(trips).chain(flood).chain(no_loss).chain([Self::Idle]).collect()
     }
 
     /// Its name, as `--only` takes it.
@@ -77,10 +87,13 @@ impl Measure {
     pub fn name(self) -> String {
         match self {
             Self::Tcp { streams, reverse } => format!("tcp-{streams}{}", if reverse { "-reversed" } else { "" }),
-            Self::Flood { bytes } => format!("udp-flood-{bytes}"),
-            Self::NoLoss { bytes } => format!("udp-no-loss-{bytes}"),
+            Self::Flood { bytes, super_packets: false } => format!("udp-flood-{bytes}"),
+            Self::Flood { bytes, super_packets: true } => format!("udp-uso-{bytes}"),
+            Self::NoLoss { bytes, super_packets: false } => format!("udp-no-loss-{bytes}"),
+            Self::NoLoss { bytes, super_packets: true } => format!("udp-uso-no-loss-{bytes}"),
             Self::RoundTrip { loaded: false } => "rtt-idle".into(),
             Self::RoundTrip { loaded: true } => "rtt-loaded".into(),
+            Self::Idle => "cpu-idle".into(),
         }
     }
 
@@ -90,9 +103,16 @@ impl Measure {
         match name {
             "rtt-idle" => "rtt_p50_us",
             "rtt-loaded" => "rtt_p99_us",
+            "cpu-idle" => "idle_core_share",
             _ if name.starts_with("udp") => "received_pps",
             _ => "goodput_gbps",
         }
+    }
+
+    /// Whether a larger headline is a better one.
+    #[must_use]
+    pub fn more_is_better(name: &str) -> bool {
+        !name.starts_with("rtt") && name != "cpu-idle"
     }
 
     pub(super) fn run(self, hosts: &[Host; 2], each: Duration, loss_max: f64) -> Result<Outcome> {
@@ -105,15 +125,21 @@ impl Measure {
                     ("goodput_gbps", outcome.gigabits()),
                     ("retransmits", outcome.retransmits() as f64),
                     ("retransmits_needless", outcome.needless() as f64),
+                    ("out_of_order", outcome.out_of_order() as f64),
                 ];
                 Ok(Outcome { values: named(values), bytes: Some(outcome.bytes()), ..Outcome::default() })
             }
-            Self::Flood { bytes } => {
-                let outcome = datagrams(hosts, bytes, 0.0, each)?;
-                Ok(Outcome { values: named(counts(&outcome)), bytes: Some(outcome.total.bytes), ..Outcome::default() })
+            Self::Flood { bytes, super_packets } => {
+                let outcome = datagrams(hosts, bytes, super_packets, 0.0, each)?;
+                let (bytes, datagrams) = (Some(outcome.total.bytes), Some(outcome.total.received));
+                Ok(Outcome { values: named(counts(&outcome)), bytes, datagrams, ..Outcome::default() })
             }
-            Self::NoLoss { bytes } => no_loss(hosts, bytes, each, loss_max),
+            Self::NoLoss { bytes, super_packets } => no_loss(hosts, bytes, super_packets, each, loss_max),
             Self::RoundTrip { loaded } => round_trips(hosts, each, loaded),
+            Self::Idle => {
+                std::thread::sleep(each);
+                Ok(Outcome::default())
+            }
         }
     }
 }
@@ -122,8 +148,15 @@ fn named<const N: usize>(values: [(&str, f64); N]) -> BTreeMap<String, f64> {
     values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-fn datagrams(hosts: &[Host; 2], bytes: u16, rate: f64, duration: Duration) -> Result<UdpOutcome> {
-    Udp { sizes: vec![bytes], rate, duration, linger: Duration::from_millis(400), ..Udp::default() }.run(&hosts[0], &hosts[1])
+/// Datagrams in a super-packet.
+const SEGMENTS: u16 = 64;
+/// How long nothing may come before what is missing counts as lost: longer than any queue on the way holds a datagram.
+const LINGER: Duration = Duration::from_millis(250);
+
+fn datagrams(hosts: &[Host; 2], bytes: u16, super_packets: bool, rate: f64, duration: Duration) -> Result<UdpOutcome> {
+    let segments = if super_packets { SEGMENTS } else { 1 };
+    let plan = Udp { sizes: vec![bytes], segments, merge: super_packets, rate, duration, linger: LINGER, ..Udp::default() };
+    plan.run(&hosts[0], &hosts[1])
 }
 
 fn counts(outcome: &UdpOutcome) -> [(&'static str, f64); 6] {
@@ -138,14 +171,16 @@ fn counts(outcome: &UdpOutcome) -> [(&'static str, f64); 6] {
     ]
 }
 
-/// Halves the range between a rate that lost nothing and one that did, from a flood's rate down.
-fn no_loss(hosts: &[Host; 2], bytes: u16, each: Duration, loss_max: f64) -> Result<Outcome> {
+/// Halves the range between a rate that lost nothing and one that did. It begins with what a flood was sent at, if that is not
+/// far from what arrived of it: in a flood the generator takes the processors from the tunnel, which may carry more of less.
+fn no_loss(hosts: &[Host; 2], bytes: u16, super_packets: bool, each: Duration, loss_max: f64) -> Result<Outcome> {
     let step = (each / 3).max(Duration::from_millis(200));
+    let flood = datagrams(hosts, bytes, super_packets, 0.0, step)?;
+    let (mut tried, mut all) = (0, flood.total.received);
     let mut best: Option<UdpOutcome> = None;
-    let mut tried = 0;
-    search(datagrams(hosts, bytes, 0.0, step)?.rate() * 1.1, |rate| {
-        let outcome = datagrams(hosts, bytes, rate, step)?;
-        tried += 1;
+    search((flood.total.sent as f64 / flood.seconds).min(flood.rate() * ABOVE_FLOOD), |rate| {
+        let outcome = datagrams(hosts, bytes, super_packets, rate, step)?;
+        (tried, all) = (tried + 1, all + outcome.total.received);
         let well = outcome.total.lost as f64 <= loss_max * outcome.total.sent as f64;
         if well {
             best = Some(outcome);
@@ -154,8 +189,7 @@ fn no_loss(hosts: &[Host; 2], bytes: u16, each: Duration, loss_max: f64) -> Resu
     })?;
     let mut values = best.as_ref().map(|outcome| named(counts(outcome))).unwrap_or_else(|| named([("received_pps", 0.0)]));
     values.insert("rates_tried".into(), f64::from(tried));
-    let bytes = best.map(|outcome| outcome.total.bytes);
-    Ok(Outcome { values, bytes, ..Outcome::default() })
+    Ok(Outcome { values, datagrams: Some(all), ..Outcome::default() })
 }
 
 /// Tries rates from `high` down until the highest that goes `well` is known to within [`NEAR`], or [`TRIES`] are used up.
@@ -220,7 +254,9 @@ mod tests {
     fn names_are_told_apart() {
         let names: std::collections::BTreeSet<String> = Measure::all().into_iter().map(Measure::name).collect();
         assert_eq!(names.len(), Measure::all().len());
-        assert!(names.contains("tcp-4-reversed") && names.contains("udp-no-loss-1400"));
+        for name in ["tcp-4-reversed", "udp-no-loss-1400", "udp-uso-64", "udp-uso-no-loss-64", "cpu-idle"] {
+            assert!(names.contains(name), "{name}");
+        }
     }
 
     #[test]

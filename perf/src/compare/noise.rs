@@ -1,15 +1,14 @@
 //! Whether a measurement was disturbed, what the tunnel's processes used, and which machine this is.
 
 use std::fs;
-use std::process::Command;
 use std::time::Instant;
 
 use anyhow::Result;
 
 use super::record::{Machine, Noise, Process};
 use super::subject::Tunnel;
-use crate::lab::{allowed_processors, name_of};
-use crate::load::{MachineTimes, machine_times, process_times};
+use crate::lab::{allowed_processors, first_line, name_of};
+use crate::load::{MachineTimes, machine_times, process_fine_seconds, process_times};
 
 /// More stolen time than this, as a share of all processors' time, disturbs.
 const STEAL_MAX: f64 = 0.01;
@@ -28,6 +27,7 @@ struct Watched {
     side: usize,
     pid: u32,
     times: [f64; 2],
+    fine: Option<f64>,
 }
 
 /// What a watch saw.
@@ -35,12 +35,14 @@ pub(super) struct Watching {
     pub(super) wall: f64,
     pub(super) machine_busy: f64,
     pub(super) processes: Vec<Process>,
+    /// CPU seconds of all of them, to the nanosecond; none where the kernel does not say.
+    pub(super) fine_seconds: Option<f64>,
     pub(super) noise: Noise,
 }
 
 impl Watch {
     pub(super) fn start(tunnel: &Tunnel) -> Result<Self> {
-        let watched = |(side, pid)| Some(Watched { side, pid, times: process_times(pid)? });
+        let watched = |(side, pid)| Some(Watched { side, pid, times: process_times(pid)?, fine: process_fine_seconds(pid) });
         let processes = tunnel.processes()?.into_iter().filter_map(watched).collect();
         Ok(Self { since: Instant::now(), machine: machine_times(), own_user: own_user(), processes })
     }
@@ -60,13 +62,15 @@ impl Watch {
             })
         };
         let processes: Vec<Process> = self.processes.iter().filter_map(process).collect();
+        let fine = |watched: &Watched| Some(process_fine_seconds(watched.pid)? - watched.fine?);
+        let fine_seconds = self.processes.iter().map(fine).sum();
         let tunnel_user: f64 = processes.iter().map(|process| process.user_seconds).sum();
         let all = wall * allowed_processors().len().max(1) as f64;
         let noise = Noise {
             steal_share: (machine.steal - self.machine.steal) / all,
             foreign_share: ((machine.user - self.machine.user - own_user - tunnel_user) / all).max(0.0),
         };
-        Watching { wall, machine_busy: machine.busy - self.machine.busy, processes, noise }
+        Watching { wall, machine_busy: machine.busy - self.machine.busy, processes, fine_seconds, noise }
     }
 }
 
@@ -98,19 +102,15 @@ fn status_kilobytes(status: &str, key: &str) -> u64 {
 
 /// The machine as it is before a run.
 pub(super) fn machine() -> Machine {
-    let line = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).output().ok().filter(|output| output.status.success());
-        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
-    };
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':')).map(|(_, name)| name.trim().to_owned());
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     Machine {
-        kernel: line("uname", &["-sr"]),
+        kernel: first_line("uname", &["-sr"]),
         cpu: cpu.unwrap_or_default(),
         processors: allowed_processors().len(),
         memory_bytes: status_kilobytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), "MemTotal:") * 1024,
-        commit: line("git", &["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty", "--abbrev=12"]),
+        commit: first_line("git", &["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty", "--abbrev=12"]),
         load_before: load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or_default(),
     }
 }

@@ -27,6 +27,9 @@ pub struct Record {
     pub plan: Plan,
     /// What was compared, by name, and in which version.
     pub subjects: BTreeMap<String, String>,
+    /// Penstock's own programs: version, what they were built from, in which profile, and the beginning of their SHA-256.
+    #[serde(default)]
+    pub daemons: BTreeMap<String, String>,
     /// What was to be compared and is not, and why.
     pub missing: BTreeMap<String, String>,
     /// Measurements that could not be made, and why.
@@ -48,7 +51,8 @@ pub struct Machine {
     pub processors: usize,
     /// Memory.
     pub memory_bytes: u64,
-    /// The commit that this program was run from, `-dirty` behind it if files were changed; empty if that is not known.
+    /// The commit of the tree that this program, which measures, was run from, `-dirty` behind it if files were changed; empty if
+    /// that is not known. What it measured stands in [`Record::daemons`].
     pub commit: String,
     /// `/proc/loadavg` before the start, its first number: how busy the machine was without us.
     pub load_before: f64,
@@ -69,6 +73,28 @@ pub struct Plan {
     pub wires: Vec<WireKind>,
     /// The measures.
     pub measures: Vec<String>,
+    /// How long a measurement of an idle tunnel takes.
+    #[serde(default)]
+    pub idle_seconds: f64,
+    /// Whether the plain wire was not measured; then the subjects take turns in another order each round.
+    #[serde(default)]
+    pub no_wire: bool,
+    /// What it is to show.
+    #[serde(default)]
+    pub purpose: Purpose,
+}
+
+/// What a run is to show.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Purpose {
+    /// How tunnels compare with each other and the wire.
+    #[default]
+    Comparison,
+    /// What each of Penstock's features does.
+    Features,
+    /// What it costs to have many peers and prefixes.
+    Scale,
 }
 
 /// A kind of wire.

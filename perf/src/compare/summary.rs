@@ -87,6 +87,8 @@ pub(super) fn shown(name: &str, value: f64) -> String {
     let (value, unit) = match name {
         _ if name.ends_with("_gbps") => return format!("{value:.2} Gb/s"),
         _ if name.ends_with("_us") => (value, " us"),
+        _ if name.ends_with("_ns_per_packet") => (value, " ns"),
+        _ if name.ends_with("_core_share") => return format!("{:.3} %", value * 100.0),
         _ if name.ends_with("_pps") => (value / 1000.0, " k/s"),
         _ if name.ends_with("_s_per_gb") => return format!("{value:.2} s/GB"),
         _ if name.ends_with("_bytes") => (value / f64::from(1 << 20), " MiB"),
@@ -146,6 +148,8 @@ mod tests {
             ("received_pps", 1_234_567.0, "1235 k/s"),
             ("received_pps", 64_250.0, "64.2 k/s"),
             ("lost_share", 0.0125, "1.25 %"),
+            ("left_ns_per_packet", 247.33, "247.3 ns"),
+            ("idle_core_share", 0.00123, "0.123 %"),
             ("memory_bytes", 3_145_728.0, "3.00 MiB"),
             ("lost", 7.0, "7"),
         ] {

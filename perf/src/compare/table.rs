@@ -7,14 +7,25 @@ use super::record::{Line, Record};
 use super::stats::Summary;
 use super::summary::shown;
 
-/// Values that stand beside the headline, where a measure has them.
-const BESIDE: [(&str, &str); 6] = [
-    ("tunnel_cpu_s_per_gb", "tunnel"),
-    ("machine_cpu_s_per_gb", "machine"),
-    ("retransmits", "sent again"),
-    ("retransmits_needless", "needless"),
-    ("lost_share", "lost"),
-    ("rtt_p99_us", "99 %"),
+/// Values that stand beside the headline, where a measure has them. Those that count what ought not to be are left out where they are
+/// zero in all rounds (`false`).
+const BESIDE: [(&str, &str, bool); 16] = [
+    ("rtt_p50_us", "median", true),
+    ("rtt_p99_us", "99 %", true),
+    ("rtt_p99_9_us", "99.9 %", true),
+    ("tunnel_cpu_s_per_gb", "tunnel", true),
+    ("machine_cpu_s_per_gb", "machine", true),
+    ("tunnel_ns_per_packet", "tunnel a packet", true),
+    ("left_ns_per_packet", "left", true),
+    ("right_ns_per_packet", "right", true),
+    ("lost_share", "lost", true),
+    ("retransmits", "sent again", true),
+    ("retransmits_needless", "of them needless", false),
+    ("out_of_order", "out of order", true),
+    ("flow_moves", "flow moves", false),
+    ("outbound_handoff_out", "handed over outbound", false),
+    ("inbound_handoff_out", "handed over inbound", false),
+    ("dropped", "dropped", false),
 ];
 
 /// The whole run as text.
@@ -22,7 +33,8 @@ const BESIDE: [(&str, &str); 6] = [
 pub fn table(record: &Record) -> String {
     let mut text = String::new();
     let machine = &record.machine;
-    line(&mut text, &format!("{}, {} x {}, commit {}", machine.kernel, machine.processors, machine.cpu, machine.commit));
+    line(&mut text, &format!("{}, {} x {}", machine.kernel, machine.processors, machine.cpu));
+    record.daemons.values().for_each(|daemon| line(&mut text, daemon));
     for wire in &record.plan.wires {
         for measure in &record.plan.measures {
             let headline = Measure::headline(measure);
@@ -61,17 +73,27 @@ fn one(record: &Record, row: &Line) -> String {
     if let Some(ratio) = &row.penstock_to_this {
         words += &format!("   penstock to this {}", ratio_words(ratio));
     }
-    for (value, name) in BESIDE {
-        let same =
-            |line: &&Line| line.subject == row.subject && line.wire == row.wire && line.measure == row.measure && line.value == value;
-        if let Some(found) = record.summary.iter().find(same).filter(|_| value != row.value) {
-            words += &format!("   {name} {}", shown(value, found.tunnel.median));
-        }
+    for words_beside in beside(record, row) {
+        words += &format!("   {words_beside}");
     }
     if row.disturbed > 0 {
         words += &format!("   ({} of {} disturbed)", row.disturbed, row.tunnel.n);
     }
     words
+}
+
+/// What else a reader of this line wants to know, in a few words each.
+pub(super) fn beside(record: &Record, row: &Line) -> Vec<String> {
+    let find = |value: &str| {
+        record.summary.iter().find(|line| {
+            line.subject == row.subject && line.wire == row.wire && line.measure == row.measure && line.value == value && value != row.value
+        })
+    };
+    let wanted = |(value, name, always): &(&str, &str, bool)| {
+        let found = find(value).filter(|line| *always || line.tunnel.max > 0.0)?;
+        Some(format!("{name} {}", shown(value, found.tunnel.median)))
+    };
+    BESIDE.iter().filter_map(wanted).collect()
 }
 
 /// A ratio with its interval, or with its range where there are too few pairs for one.

@@ -59,8 +59,8 @@ pub struct Pair {
     pub wire: Wire,
 }
 
-/// The names of the two sites.
-const NAMES: [&str; 2] = ["frankfurt", "london"];
+/// The names of the two sites, left and right; each is also what the other calls it as a peer.
+pub const SITES: [&str; 2] = ["frankfurt", "london"];
 /// Their networks: host 1 of each stands on `lo`.
 const NETWORKS_V4: [&str; 2] = ["10.43.43.", "10.43.100."];
 const NETWORKS_V6: [&str; 2] = ["fd00:43:43::", "fd00:43:100::"];
@@ -75,7 +75,7 @@ impl Pair {
     /// If this is not root or a program is missing.
     pub fn new(options: &PairOptions) -> Result<Self> {
         let psk = new_psk()?;
-        let namespaces = [Namespace::new(NAMES[0])?, Namespace::new(NAMES[1])?];
+        let namespaces = [Namespace::new(SITES[0])?, Namespace::new(SITES[1])?];
         let wire = Wire::new(&namespaces[0], &namespaces[1], &options.wire)?;
         let make = |side: usize| -> Result<Site> {
             let namespace = &namespaces[side];
@@ -83,11 +83,11 @@ impl Pair {
             namespace.ip(&format!("addr add {}1/128 dev lo nodad", NETWORKS_V6[side]))?;
             let site = SiteOptions {
                 config: config(side, options, &wire),
-                secrets: vec![(format!("{}.psk", NAMES[1 - side]), psk.clone())],
+                secrets: vec![(format!("{}.psk", SITES[1 - side]), psk.clone())],
                 without: options.without[side].clone(),
                 environment: options.environment.clone(),
             };
-            Site::new(NAMES[side], namespace, site)
+            Site::new(SITES[side], namespace, site)
         };
         Ok(Self { sites: [make(0)?, make(1)?], wire })
     }
@@ -140,6 +140,24 @@ impl Pair {
         Ok(drops)
     }
 
+    /// What moved between cores since the start, on both sites: flows (`flow_moves`), and packets that a core handed to another one.
+    ///
+    /// # Errors
+    /// If a site does not answer.
+    pub fn moves(&self) -> Result<BTreeMap<String, u64>> {
+        const COUNTERS: [&str; 3] = ["flow_moves", "outbound_handoff_out", "inbound_handoff_out"];
+        let mut moves: BTreeMap<String, u64> = COUNTERS.map(|name| (name.to_owned(), 0)).into();
+        for site in &self.sites {
+            let state = site.show_json()?;
+            for core in state["cores"].as_array().context("no cores are shown")? {
+                for (name, count) in &mut moves {
+                    *count += core["counters"][name].as_u64().with_context(|| format!("no {name} is shown"))?;
+                }
+            }
+        }
+        Ok(moves)
+    }
+
     /// The host of the network behind a site.
     #[must_use]
     pub fn inner(&self, side: usize, family: Family) -> Host {
@@ -178,12 +196,12 @@ fn config(side: usize, options: &PairOptions, wire: &Wire) -> String {
          local_subnets = [\"{local_v4}0/24\", \"{local_v6}/64\"]\n\
          subnets = [\"{remote_v4}0/24\", \"{remote_v6}/64\"]\n\
          psk_file = \"{peer}.psk\"\n{peer_lines}\n{more}",
-        name = NAMES[side],
+        name = SITES[side],
         site = lines(&options.site_toml),
         tunnel_v4 = TUNNEL_V4[side],
         tunnel_v6 = TUNNEL_V6[side],
         interface = lines(&options.interface_toml),
-        peer = NAMES[other],
+        peer = SITES[other],
         local_v4 = NETWORKS_V4[side],
         local_v6 = NETWORKS_V6[side],
         remote_v4 = NETWORKS_V4[other],

@@ -137,12 +137,26 @@ impl Site {
     /// # Errors
     /// If the daemon ends, or time is out: with the peers' reasons and the end of the log.
     pub fn wait_up(&mut self, timeout: Duration) -> Result<Value> {
+        self.wait_peers(timeout, |up, all| all > 0 && up == all)
+    }
+
+    /// Waits until at least this many peers are up and returns the state then.
+    ///
+    /// # Errors
+    /// As [`Self::wait_up`].
+    pub fn wait_peers_up(&mut self, count: usize, timeout: Duration) -> Result<Value> {
+        self.wait_peers(timeout, |up, _| up >= count)
+    }
+
+    /// `enough` is given the number of peers that are up, and of all.
+    fn wait_peers(&mut self, timeout: Duration, enough: impl Fn(usize, usize) -> bool) -> Result<Value> {
         let deadline = Instant::now() + timeout;
         loop {
             let state = self.show_json();
             if let Ok(state) = &state {
                 let peers = state["peers"].as_array().map(Vec::as_slice).unwrap_or_default();
-                if !peers.is_empty() && peers.iter().all(|peer| peer["state"] == "up") {
+                let up = peers.iter().filter(|peer| peer["state"] == "up").count();
+                if enough(up, peers.len()) {
                     self.note_processes();
                     return Ok(state.clone());
                 }
@@ -348,9 +362,12 @@ fn note_process(pid: u32) -> Result<()> {
     thing(pid).map_or(Ok(()), cleanup::note)
 }
 
+/// The most peers whose reasons are told.
+const REASONS_MAX: usize = 8;
+
 fn peer_reasons(state: &Value) -> String {
     let peers = state["peers"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let reasons = peers.iter().map(|peer| {
+    let reasons = peers.iter().filter(|peer| peer["state"] != "up").take(REASONS_MAX).map(|peer| {
         let text = |key: &str| peer[key].as_str().unwrap_or("-").to_owned();
         format!("{} is {}: {}", text("name"), text("state"), text("reason"))
     });

@@ -85,6 +85,8 @@ pub struct TcpStreamOutcome {
     /// How many of those were needless: the receiver had the first copy. A sender that waits too long for an answer, because
     /// nobody had a processor to give one, sends its last segment again to find out.
     pub needless: u64,
+    /// Segments that reached the receiver before one that belongs in front of them.
+    pub out_of_order: u64,
     /// Place of the first wrong byte.
     pub wrong_at: Option<u64>,
 }
@@ -127,6 +129,12 @@ impl TcpOutcome {
         self.streams.iter().map(|stream| stream.needless.min(stream.retransmits)).sum()
     }
 
+    /// Segments that arrived before one that belongs in front of them, of all streams.
+    #[must_use]
+    pub fn out_of_order(&self) -> u64 {
+        self.streams.iter().map(|stream| stream.out_of_order).sum()
+    }
+
     /// Whether every byte arrived and, if that was checked, is the right one.
     #[must_use]
     pub fn is_intact(&self) -> bool {
@@ -167,15 +175,16 @@ impl Tcp {
                 let copy = content.clone();
                 let send = scope.spawn(move || self.send(sender, &content, start));
                 let receive = scope.spawn(move || self.receive(receiver, &copy, start, received));
-                running.push((*forward, sender, send, receive));
+                running.push((*forward, [sender, receiver], send, receive));
             }
             running
                 .into_iter()
-                .map(|(forward, sender, send, receive)| {
+                .map(|(forward, [sender, receiver], send, receive)| {
                     let sent = send.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                    let (received, seconds, wrong_at) = receive.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-                    let (retransmits, needless) = sys::tcp_retransmits(sender)?;
-                    Ok(TcpStreamOutcome { forward, sent: sent?, received, seconds, retransmits, needless, wrong_at })
+                    let (read, seconds, wrong_at) = receive.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+                    let sys::TcpCounts { retransmits, needless, .. } = sys::tcp_counts(sender)?;
+                    let sys::TcpCounts { out_of_order, .. } = sys::tcp_counts(receiver)?;
+                    Ok(TcpStreamOutcome { forward, sent: sent?, received: read, seconds, retransmits, needless, out_of_order, wrong_at })
                 })
                 .collect()
         })?;

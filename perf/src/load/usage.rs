@@ -20,6 +20,16 @@ pub fn process_times(pid: u32) -> Option<[f64; 2]> {
     Some([ticks(11)?, ticks(12)?].map(|ticks| ticks as f64 / sys::ticks_per_second()))
 }
 
+/// CPU seconds of all threads that the process has now, to the nanosecond (`/proc/PID/task/TID/schedstat`): for what is too little
+/// for the clock ticks of [`process_seconds`]. `None` if it is gone, or the kernel does not say.
+#[must_use]
+pub fn process_fine_seconds(pid: u32) -> Option<f64> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let one = |text: String| text.split_ascii_whitespace().next().and_then(|nanos| nanos.parse::<u64>().ok());
+    let nanos = threads.map(|thread| one(fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?)).sum::<Option<u64>>()?;
+    Some(nanos as f64 * 1e-9)
+}
+
 /// Measures between [`Self::start`] and [`Self::stop`].
 #[derive(Debug)]
 pub struct Meter {
@@ -117,17 +127,20 @@ pub fn machine_times() -> MachineTimes {
 
 #[cfg(test)]
 mod tests {
-    use super::Meter;
+    use super::{Meter, process_fine_seconds, process_seconds};
 
     #[test]
     fn a_busy_thread_is_seen() {
-        let meter = Meter::start(&[std::process::id()]);
+        let own = std::process::id();
+        let (meter, fine) = (Meter::start(&[own]), process_fine_seconds(own).expect("Linux says"));
         let start = std::time::Instant::now();
         while start.elapsed() < std::time::Duration::from_millis(300) {
             std::hint::spin_loop();
         }
         let usage = meter.stop();
         assert!(usage.processes > 0.05, "{usage:?}");
+        let fine = process_fine_seconds(own).expect("Linux says") - fine;
+        assert!(fine > 0.05 && fine < process_seconds(own).expect("it runs") + 1.0, "{fine} {usage:?}");
         assert!(usage.machine >= usage.processes * 0.5, "{usage:?}");
     }
 }

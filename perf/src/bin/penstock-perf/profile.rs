@@ -48,7 +48,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Mode::Plain => Offload::Plain,
     };
     let wire = WireOptions { mtu: arguments.mtu, offload, ..WireOptions::default() };
-    let tunnel = Subject::Penstock { without: arguments.without.clone() }.start(&wire)?;
+    let tunnel = Subject::penstock_without(&arguments.without).start(&wire)?;
     let is_engine = |pid: &u32| penstock_perf::lab::name_of(*pid).is_some_and(|name| name.starts_with("penstock-engine"));
     let engines: Vec<u32> = tunnel.processes()?.into_iter().map(|(_, pid)| pid).filter(is_engine).collect();
     ensure!(!engines.is_empty(), "no engine runs");

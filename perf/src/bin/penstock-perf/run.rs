@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use penstock_perf::Progress;
-use penstock_perf::compare::{self, Adaptor, Measure, Mode, Plan, Record, Subject, WireKind};
+use penstock_perf::compare::{self, Adaptor, Measure, Mode, Plan, Record, Subject, Variant, WireKind};
 use penstock_perf::lab::build_daemons;
 
 /// What `run` takes.
@@ -31,7 +31,8 @@ pub(crate) struct Arguments {
     /// Only these measures, with commas: each of them and all that begin with it and a dash.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Only these subjects, with commas.
+    /// Only these subjects, with commas. Penstock has many forms, see docs/performance.md: penstock-2, penstock-poll,
+    /// penstock-plain-calls, penstock-without-FEATURE, and others.
     #[arg(long, value_delimiter = ',')]
     subjects: Vec<String>,
     /// Another VPN: a file that says how to bring it up. See docs/performance.md.
@@ -43,6 +44,9 @@ pub(crate) struct Arguments {
     /// How often a disturbed measurement is repeated at most.
     #[arg(long, default_value_t = 1)]
     repeats: usize,
+    /// How long a measurement of idle tunnels takes, in seconds.
+    #[arg(long, default_value_t = 10.0)]
+    idle_seconds: f64,
     /// The share of lost datagrams up to which a rate counts as one without loss.
     #[arg(long, default_value_t = 0.0)]
     loss: f64,
@@ -116,7 +120,8 @@ fn plan(arguments: &Arguments) -> Result<Plan> {
     let (rounds, seconds, repeats_max) =
         if arguments.quick { (2, 0.5, 0) } else { (arguments.rounds, arguments.seconds, arguments.repeats) };
     let wires = arguments.mode.iter().flat_map(|mode| arguments.mtu.iter().map(|mtu| WireKind { mode: *mode, mtu: *mtu })).collect();
-    Ok(Plan { rounds, seconds, repeats_max, loss_max: arguments.loss, wires, measures: Vec::new() })
+    ensure!((0.2..=3600.0).contains(&arguments.idle_seconds), "--idle-seconds: give 0.2 to 3600");
+    Ok(Plan { rounds, seconds, repeats_max, loss_max: arguments.loss, idle_seconds: arguments.idle_seconds, wires, ..Plan::default() })
 }
 
 fn measures(arguments: &Arguments) -> Result<Vec<Measure>> {
@@ -135,16 +140,24 @@ fn measures(arguments: &Arguments) -> Result<Vec<Measure>> {
 }
 
 fn subjects(arguments: &Arguments) -> Result<Vec<Subject>> {
-    let mut subjects = vec![Subject::Penstock { without: String::new() }];
-    subjects.extend(arguments.without.iter().map(|without| Subject::Penstock { without: without.clone() }));
+    let mut subjects = vec![Subject::penstock()];
+    subjects.extend(arguments.without.iter().map(|without| Subject::penstock_without(without)));
     let read = arguments.adaptor.iter().map(|path| Adaptor::read(path));
     for adaptor in Adaptor::shipped()?.into_iter().map(Ok).chain(read) {
         subjects.push(Subject::Other(Box::new(adaptor?)));
     }
-    let names: Vec<String> = subjects.iter().map(Subject::name).collect();
-    for wanted in &arguments.subjects {
-        ensure!(names.contains(wanted), "--subjects {wanted}: there is {}", names.join(", "));
+    if arguments.subjects.is_empty() {
+        return Ok(subjects);
     }
-    subjects.retain(|subject| arguments.subjects.is_empty() || arguments.subjects.contains(&subject.name()));
-    Ok(subjects)
+    let wanted = |name: &String| match subjects.iter().find(|subject| subject.name() == *name) {
+        Some(subject) => Ok(subject.clone()),
+        None => match Variant::parse(name) {
+            Some(variant) => Ok(Subject::Penstock(variant?)),
+            None => {
+                let names: Vec<String> = subjects.iter().map(Subject::name).collect();
+                bail!("--subjects {name}: there is {}, and forms of penstock", names.join(", "))
+            }
+        },
+    };
+    arguments.subjects.iter().map(wanted).collect()
 }
