@@ -111,6 +111,11 @@ impl IkeKeys {
         self.seal.sealed_octets(plain)
     }
 
+    /// How many octets of payloads leave no more than `sealed` of IV, ciphertext and ICV.
+    pub(crate) fn plain_octets(&self, sealed: usize) -> usize {
+        self.seal.plain_octets(sealed)
+    }
+
     /// Appends IV, ciphertext and ICV of `plain` to `message`, all of which so far is authenticated.
     pub(crate) fn seal(&mut self, message: &mut Vec<u8>, plain: &[u8]) -> Option<()> {
         let count = self.iv;

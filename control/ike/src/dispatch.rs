@@ -135,12 +135,8 @@ impl Ike {
         let Some(spi) = self.find(&way.came.header) else { return };
         let Some(sa) = self.sas.get_mut(&spi) else { return };
         if way.came.header.id.checked_add(1) == Some(sa.replies.expected) {
-            // Section 2.1: only an exact repetition gets the same answer again.
-            if let Some((digest, Some(response))) = &sa.replies.last
-                && *digest == sha256(way.message)
-            {
-                self.cx.send(way.came.to, way.came.from, response.clone());
-            }
+            let again = sa.repeated(&way.came.header, way.message).unwrap_or_default();
+            again.iter().for_each(|datagram| self.cx.send(way.came.to, way.came.from, datagram.clone()));
             return;
         }
         let ready = match &sa.stage {
@@ -153,9 +149,9 @@ impl Ike {
         if way.came.header.id != sa.replies.expected || !ready {
             return;
         }
-        let Some((first, inner)) = sa.open(&way.came.header, way.message) else { return };
-        sa.accept_request(way.message);
-        let Ok(payloads) = Payloads::parse(first, &inner) else {
+        let Some(opened) = sa.open(&way.came.header, way.message) else { return };
+        sa.accept_request(opened.digest);
+        let Ok(payloads) = Payloads::parse(opened.first, &opened.inner) else {
             sa.reply(&mut self.cx, &way.came, Chain::default().notify(notify::INVALID_SYNTAX, &[]));
             return self.end(now, spi, End::Drop(Fault::Misbehaved("a message that cannot be read".to_owned())));
         };
@@ -224,9 +220,9 @@ impl Ike {
         if sa.requests.outstanding.as_ref().is_none_or(|request| request.id != way.came.header.id) {
             return;
         }
-        let Some((first, inner)) = sa.open(&way.came.header, way.message) else { return };
+        let Some(opened) = sa.open(&way.came.header, way.message) else { return };
         let Some(request) = sa.requests.outstanding.take() else { return };
-        let Ok(payloads) = Payloads::parse(first, &inner) else {
+        let Ok(payloads) = Payloads::parse(opened.first, &opened.inner) else {
             return self.end(now, spi, End::Delete(Fault::Misbehaved("an answer that cannot be read".to_owned())));
         };
         if let Some(kind) = payloads.unknown_critical {

@@ -26,7 +26,7 @@
 //! [`Ike::receive`], calls [`Ike::tick`] no later than [`Ike::next_deadline`], and after each call takes from
 //! [`Ike::poll`] until it is empty. Children are rekeyed by time and by [`Ike::rekey_child`]: the successor is installed as
 //! above, on the same core, and what it replaces is deleted by whoever asked. The IKE SA is rekeyed by time and by
-//! [`Ike::renew`]; its children move to the new one untouched. DPD, NAT keepalives, fragmentation and certificates have their
+//! [`Ike::renew`]; its children move to the new one untouched. DPD, NAT keepalives and certificates have their
 //! places ([`retransmit::Purpose`], the header's exchange, the AUTH method) but are not here yet.
 
 mod child;
@@ -37,6 +37,7 @@ mod crypto;
 mod dispatch;
 mod error;
 mod exchange;
+mod fragment;
 mod life;
 mod message;
 pub mod output;

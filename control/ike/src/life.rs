@@ -253,7 +253,8 @@ impl Ike {
         let Some(request) = sa.requests.outstanding.as_mut().filter(|request| request.due <= now) else { return };
         let ends: (SocketAddr, SocketAddr) = (sa.local, sa.remote);
         match request.fire(now, &self.cx.config, &mut self.cx.jitter) {
-            Due::Again => self.cx.send(ends.0, ends.1, request.message.clone()),
+            // RFC 7383 section 2.6.1: all pieces again.
+            Due::Again => request.datagrams.iter().for_each(|datagram| self.cx.send(ends.0, ends.1, datagram.clone())),
             Due::GiveUp(fault) => self.remove(now, spi, Some(fault)),
         }
     }

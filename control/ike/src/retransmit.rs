@@ -51,7 +51,8 @@ impl Jitter {
 #[derive(Debug)]
 pub(crate) struct Outstanding {
     pub(crate) id: u32,
-    pub(crate) message: Vec<u8>,
+    /// The message, in as many datagrams as it takes.
+    pub(crate) datagrams: Vec<Vec<u8>>,
     pub(crate) purpose: Purpose,
     /// When to send it again, or to give up.
     pub(crate) due: u64,
@@ -70,9 +71,9 @@ pub(crate) enum Due {
 }
 
 impl Outstanding {
-    pub(crate) fn new(id: u32, message: Vec<u8>, purpose: Purpose, now: u64, config: &Config, jitter: &mut Jitter) -> Self {
+    pub(crate) fn new(id: u32, datagrams: Vec<Vec<u8>>, purpose: Purpose, now: u64, config: &Config, jitter: &mut Jitter) -> Self {
         let wait = config.retransmit_first_ms;
-        Self { id, message, purpose, due: now.saturating_add(jitter.spread(wait)), sent: 1, wait, first: now, doubt: None }
+        Self { id, datagrams, purpose, due: now.saturating_add(jitter.spread(wait)), sent: 1, wait, first: now, doubt: None }
     }
 
     /// Remembers an unauthenticated refusal; the first one counts.

@@ -14,13 +14,16 @@ use std::net::SocketAddr;
 use crate::child::Child;
 use crate::config::{IkeSuite, PeerId};
 use crate::context::Context;
-use crate::crypto::{Exchange, IkeKeys, sha256};
+use crate::crypto::{Exchange, IkeKeys};
 use crate::exchange::Came;
 use crate::exchange::renew::Renewal;
-use crate::message::{Chain, Header, Payloads, exchange, header, kind};
+use crate::fragment::Assembly;
+use crate::message::{Chain, Header, exchange, header};
 use crate::output::{ChildId, Nat};
 use crate::proposal::Proposal;
 use crate::retransmit::{Outstanding, Purpose};
+
+mod protect;
 
 /// How far an IKE SA is.
 #[derive(Debug)]
@@ -100,14 +103,24 @@ pub(crate) struct Requests {
     pub(crate) next: u32,
     pub(crate) outstanding: Option<Outstanding>,
     pub(crate) waiting: VecDeque<Task>,
+    /// What has come of an answer in pieces.
+    pub(crate) pieces: Assembly,
+}
+
+/// The last request, by its digest, and the datagrams of its response once that is sent.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    digest: [u8; 32],
+    response: Option<Vec<Vec<u8>>>,
 }
 
 /// The peer's requests: one at a time, and the answer to the last one.
 #[derive(Debug, Default)]
 pub(crate) struct Replies {
     pub(crate) expected: u32,
-    /// Digest of the last request, and its response once that is sent.
-    pub(crate) last: Option<([u8; 32], Option<Vec<u8>>)>,
+    pub(crate) last: Option<Answered>,
+    /// What has come of a request in pieces.
+    pub(crate) pieces: Assembly,
     pub(crate) held: Option<Held>,
 }
 
@@ -152,6 +165,8 @@ pub(crate) struct IkeSa {
     pub(crate) children: BTreeMap<ChildId, Child>,
     pub(crate) nat: Nat,
     pub(crate) penstock: bool,
+    /// The peer takes messages in pieces (RFC 7383).
+    pub(crate) fragments: bool,
     pub(crate) per_core: bool,
     /// The peer wants no more children (TS_MAX_QUEUE, NO_ADDITIONAL_SAS).
     pub(crate) full: bool,
@@ -197,6 +212,7 @@ impl IkeSa {
             children: BTreeMap::new(),
             nat: Nat::default(),
             penstock: false,
+            fragments: false,
             per_core: false,
             full: false,
             initial_contact: false,
@@ -210,7 +226,7 @@ impl IkeSa {
     }
 
     /// A header of ours, for a request.
-    fn header(&self, exchange: u8, id: u32) -> Header {
+    pub(crate) fn header(&self, exchange: u8, id: u32) -> Header {
         let (spi_i, spi_r) = if self.initiator { (self.spi, self.remote_spi) } else { (self.remote_spi, self.spi) };
         Header { spi_i, spi_r, next: 0, major: 2, exchange, initiator: self.initiator, response: false, id }
     }
@@ -259,53 +275,10 @@ impl IkeSa {
         let header = Header { next: chain.first(), ..self.header(exchange::INIT, 0) };
         let message = plain(&header, chain);
         cx.send(self.local, self.remote, message.clone());
-        let request = Outstanding::new(0, message.clone(), Purpose::Init, now, &cx.config, &mut cx.jitter);
+        let request = Outstanding::new(0, vec![message.clone()], Purpose::Init, now, &cx.config, &mut cx.jitter);
         self.requests.outstanding = Some(request);
         self.requests.next = 1;
         message
-    }
-
-    /// Sends an encrypted request and starts its clock. The window must be free.
-    pub(crate) fn send_request(&mut self, cx: &mut Context, now: u64, exchange: u8, chain: &Chain, purpose: Purpose) {
-        let id = self.requests.next;
-        let Some(message) = self.seal(self.header(exchange, id), chain) else { return };
-        cx.send(self.local, self.remote, message.clone());
-        self.requests.next = id.saturating_add(1);
-        self.requests.outstanding = Some(Outstanding::new(id, message, purpose, now, &cx.config, &mut cx.jitter));
-    }
-
-    /// Answers a request to where it came from, and keeps the answer for its repetitions.
-    pub(crate) fn reply(&mut self, cx: &mut Context, came: &Came, chain: &Chain) {
-        let Some(message) = self.seal(came.header.answer(came.header.spi_r), chain) else { return };
-        if let Some((_, response)) = &mut self.replies.last {
-            *response = Some(message.clone());
-        }
-        cx.send(came.to, came.from, message);
-    }
-
-    /// Notes that this request is being worked on; a repetition is not a new one.
-    pub(crate) fn accept_request(&mut self, message: &[u8]) {
-        self.replies.last = Some((sha256(message), None));
-        self.replies.expected = self.replies.expected.saturating_add(1);
-    }
-
-    /// RFC 7296 section 3.14: everything in front of the IV is authenticated, the payloads are encrypted.
-    fn seal(&mut self, header: Header, chain: &Chain) -> Option<Vec<u8>> {
-        let body = self.keys.as_ref()?.sealed_octets(chain.bytes().len());
-        let mut message = Vec::with_capacity(header::BYTES + 4 + body);
-        Header { next: kind::ENCRYPTED, ..header }.write(4 + body, &mut message);
-        message.extend_from_slice(&[chain.first(), 0]);
-        message.extend_from_slice(&u16::try_from(4 + body).ok()?.to_be_bytes());
-        self.keys.as_mut()?.seal(&mut message, chain.bytes())?;
-        Some(message)
-    }
-
-    /// The payloads inside an encrypted message, and the kind of the first. `None` if it is not from the peer.
-    pub(crate) fn open(&self, header: &Header, message: &[u8]) -> Option<(u8, Vec<u8>)> {
-        let body = message.get(header::BYTES..)?;
-        let encrypted = Payloads::parse(header.next, body).ok()?.encrypted?;
-        let head = message.get(..message.len().checked_sub(encrypted.body.len())?)?;
-        Some((encrypted.first, self.keys.as_ref()?.open(head, encrypted.body)?))
     }
 
     /// The next moment at which something is due.

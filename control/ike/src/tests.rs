@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use crate::fragment::Opened;
 use crate::message::{Chain, Header, Payloads, exchange, kind, notify};
 use crate::output::Host;
 use crate::proposal::{self, Proposal};
@@ -10,6 +11,7 @@ use crate::sa::Stage;
 use crate::{Config, Group, Identity, Ike, IkeSuite, Output, PeerConfig, PeerId, PeerState, Psk, Suite, selector};
 
 mod answers;
+mod pieces;
 mod rekey;
 mod renew;
 
@@ -156,7 +158,7 @@ impl Pair {
         let (header, _) = Header::parse(message).expect("well formed");
         assert!(header.response);
         let asker = self.sites[1 - who].0.sas.values().next().expect("an IKE SA");
-        let (first, inner) = asker.open(&header, message).expect("sealed for us");
+        let Opened { first, inner, .. } = asker.whole(&header, message).expect("sealed for us");
         Payloads::parse(first, &inner).expect("well formed").notifies.iter().map(|notify| notify.kind).collect()
     }
 

@@ -77,6 +77,15 @@ impl Cipher {
         }
     }
 
+    /// How many octets of payloads leave no more than `sealed` of IV, ciphertext and ICV.
+    pub(super) fn plain_octets(&self, sealed: usize) -> usize {
+        let text = match self {
+            Self::Gcm { .. } => sealed.saturating_sub(GCM_IV_OCTETS + GCM_ICV_OCTETS),
+            Self::Cbc(cbc) => sealed.saturating_sub(BLOCK_OCTETS + cbc.icv_octets) / BLOCK_OCTETS * BLOCK_OCTETS,
+        };
+        text.saturating_sub(1)
+    }
+
     /// Appends IV, ciphertext and ICV of `plain` to `message`, all of which so far is authenticated. `count` must never come
     /// twice with one key.
     pub(super) fn seal(&self, count: u64, message: &mut Vec<u8>, plain: &[u8]) -> Option<()> {

@@ -150,6 +150,10 @@ fn messages_are_sealed_and_opened_as_elsewhere() {
         initiator.seal(&mut message, b"payloads").expect("sealed");
         assert_eq!(message[HEAD.len()..], vector(&format!("sealed_by_i_{name}")));
         assert_eq!(message.len(), HEAD.len() + initiator.sealed_octets(b"payloads".len()));
+        for sealed in 80..200 {
+            let plain = initiator.plain_octets(sealed);
+            assert!(initiator.sealed_octets(plain) <= sealed && initiator.sealed_octets(plain + 1) > sealed, "{name} {sealed}");
+        }
         assert_eq!(responder.open(HEAD, &message[HEAD.len()..]).expect("opened"), b"payloads");
         // Padding of the other side's choice is taken off.
         let padded = vector(&format!("sealed_by_r_{name}"));

@@ -52,17 +52,18 @@ fn send(cx: &mut Context, now: u64, sa: &mut IkeSa, mut starting: Starting, host
     }
     chain.push(kind::SA, &proposal::write_all(&starting.offer));
     chain.ke(starting.exchange.group.number(), &starting.exchange.public).nonce(&sa.nonce_i);
-    detection(&mut chain, sa.spi, 0, sa.remote, host);
+    abilities(&mut chain, sa.spi, 0, sa.remote, host);
     starting.request = sa.send_init(cx, now, &chain);
     sa.stage = Stage::Starting(Box::new(starting));
 }
 
-/// NAT detection notifications (section 2.23) and our vendor ID.
-fn detection(chain: &mut Chain, spi_i: u64, spi_r: u64, remote: SocketAddr, host: &mut dyn Host) {
+/// NAT detection notifications (section 2.23), what else we can do, and our vendor ID.
+fn abilities(chain: &mut Chain, spi_i: u64, spi_r: u64, remote: SocketAddr, host: &mut dyn Host) {
     let mut pretended = [0; 20];
     host.random(&mut pretended);
     chain.notify(notify::NAT_DETECTION_SOURCE_IP, &pretended);
     chain.notify(notify::NAT_DETECTION_DESTINATION_IP, &address_hash(spi_i, spi_r, remote));
+    chain.notify(notify::IKEV2_FRAGMENTATION_SUPPORTED, &[]);
     chain.push(kind::VENDOR, VENDOR);
 }
 
@@ -119,6 +120,7 @@ pub(crate) fn on_response(cx: &mut Context, now: u64, sa: &mut IkeSa, came: &Cam
         Ok((keys, suite, nonce_r)) => {
             (sa.remote_spi, sa.keys, sa.suite, sa.nonce_r) = (header.spi_r, Some(keys), suite, nonce_r);
             (sa.nat, sa.penstock) = detect(&payloads, &header, from, to);
+            sa.fragments = payloads.notify(notify::IKEV2_FRAGMENTATION_SUPPORTED).is_some();
             (sa.remote, sa.local) = (from, to);
             sa.requests.outstanding = None;
             Next::Authenticate(message.to_vec())
@@ -259,9 +261,10 @@ pub(crate) fn on_request(
 
     let mut chain = Chain::default();
     chain.push(kind::SA, &proposal::write(&chosen)).ke(group.number(), &exchange.public).nonce(&sa.nonce_r);
-    detection(&mut chain, header.spi_i, spi, from, host);
+    abilities(&mut chain, header.spi_i, spi, from, host);
     let response = plain(&header.answer(spi), &chain);
     (sa.nat, sa.penstock) = detect(payloads, &header, from, to);
+    sa.fragments = payloads.notify(notify::IKEV2_FRAGMENTATION_SUPPORTED).is_some();
     (sa.keys, sa.cipher, sa.suite) = (Some(keys), Some(algorithms.cipher), described(algorithms, group));
     sa.replies.expected = 1;
     sa.deadline = Some(now.saturating_add(cx.config.half_open_ms));

@@ -198,6 +198,7 @@ impl IkeSa {
             suite: described(line.algorithms, line.group),
             nat: self.nat,
             penstock: self.penstock,
+            fragments: self.fragments,
             per_core: self.per_core,
             full: self.full,
             confirmed: true,

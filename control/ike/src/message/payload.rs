@@ -1,5 +1,5 @@
 //! What arrives: the chain of payloads behind a header, or inside the encrypted one, split and sorted
-//! (RFC 7296 sections 3.2 to 3.14).
+//! (RFC 7296 sections 3.2 to 3.14, RFC 7383).
 
 use super::{Malformed, array, take, word};
 
@@ -17,6 +17,8 @@ pub(crate) mod kind {
     pub(crate) const TS_I: u8 = 44;
     pub(crate) const TS_R: u8 = 45;
     pub(crate) const ENCRYPTED: u8 = 46;
+    /// A piece of an encrypted payload (RFC 7383).
+    pub(crate) const FRAGMENT: u8 = 53;
     /// Everything that RFC 7296 defines, and so must not be answered as unknown, is from 33 to here.
     pub(crate) const LAST_DEFINED: u8 = 48;
 }
@@ -74,6 +76,17 @@ pub(crate) struct Encrypted<'a> {
     pub(crate) body: &'a [u8],
 }
 
+/// A piece of an encrypted payload (RFC 7383 section 2.5), still closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fragment<'a> {
+    /// In the first piece, the kind of the first payload inside.
+    pub(crate) first: u8,
+    pub(crate) number: u16,
+    pub(crate) total: u16,
+    /// IV, ciphertext and ICV.
+    pub(crate) body: &'a [u8],
+}
+
 /// All payloads of one chain, sorted by kind.
 #[derive(Debug, Default)]
 pub(crate) struct Payloads<'a> {
@@ -89,6 +102,7 @@ pub(crate) struct Payloads<'a> {
     pub(crate) deletes: Vec<Delete>,
     pub(crate) vendors: Vec<&'a [u8]>,
     pub(crate) encrypted: Option<Encrypted<'a>>,
+    pub(crate) fragment: Option<Fragment<'a>>,
     /// The first payload that its sender calls critical and we do not know (section 2.5).
     pub(crate) unknown_critical: Option<u8>,
 }
@@ -108,6 +122,13 @@ impl<'a> Payloads<'a> {
             if next == kind::ENCRYPTED {
                 // Section 3.14: it is the last one, and its next field names the first payload inside.
                 found.encrypted = Some(Encrypted { first: after, body });
+                return if rest.is_empty() { Ok(found) } else { Err(Malformed("bytes behind the encrypted payload")) };
+            }
+            if next == kind::FRAGMENT {
+                let mut body = body;
+                let number = word(&mut body, "a piece cut short")?;
+                let total = word(&mut body, "a piece cut short")?;
+                found.fragment = Some(Fragment { first: after, number, total, body });
                 return if rest.is_empty() { Ok(found) } else { Err(Malformed("bytes behind the encrypted payload")) };
             }
             found.sort(next, flags & 0x80 != 0, body)?;

@@ -207,7 +207,7 @@ fn a_critical_payload_in_an_answer_ends_the_ike_sa() {
     let sa = ike.sas.values_mut().next().expect("an IKE SA");
     let mut chain = Chain::default();
     chain.push(200, &[]).set_critical();
-    sa.accept_request(&message);
+    sa.accept_request(crate::crypto::sha256(&message));
     sa.reply(&mut ike.cx, &Came { header, from: FROM.parse().expect("an address"), to: *to }, &chain);
     let _ = host;
     pair.run();

@@ -4,6 +4,7 @@ use super::{PEER, Pair, child_request};
 use crate::child::{Child, Step};
 use crate::config::Group;
 use crate::crypto::Exchange;
+use crate::fragment::Opened;
 use crate::message::{Chain, Header, Payloads, exchange, kind, notify};
 use crate::output::{ChildId, Host};
 use crate::proposal::{self, Proposal};
@@ -61,7 +62,7 @@ fn error(kind: u16) -> Chain {
 fn with_last<T>(pair: &Pair, who: usize, look: impl FnOnce(&Payloads<'_>) -> T) -> T {
     let (_, message) = pair.sent.iter().rev().find(|(from, _)| *from == who).expect("a message");
     let (header, _) = Header::parse(message).expect("well formed");
-    let (first, inner) = sa(pair, 1 - who).open(&header, message).expect("sealed for the other");
+    let Opened { first, inner, .. } = sa(pair, 1 - who).whole(&header, message).expect("sealed for the other");
     look(&Payloads::parse(first, &inner).expect("well formed"))
 }
 
@@ -350,7 +351,7 @@ fn a_fresh_key_exchange_is_made_where_it_is_wanted_and_taken_where_it_is_offered
         assert!(only(&pair, 0).up() && only(&pair, 0).spi != old, "{pfs:?}");
         let with_ke = pair.sent.iter().filter(|(from, message)| {
             let (header, _) = Header::parse(message).expect("well formed");
-            let (first, inner) = sa(&pair, 1 - *from).open(&header, message).expect("sealed");
+            let Opened { first, inner, .. } = sa(&pair, 1 - *from).whole(&header, message).expect("sealed");
             Payloads::parse(first, &inner).expect("well formed").ke.is_some()
         });
         assert_eq!(with_ke.count(), if fresh { 2 } else { 0 }, "{pfs:?}");

@@ -372,7 +372,7 @@ fn the_new_keys_are_not_the_old_ones() {
     pair.send(0, exchange::INFORMATIONAL, &Chain::default());
     let message = seal(&pair);
     let (header, _) = Header::parse(&message).expect("well formed");
-    assert!(only(&pair, 0).open(&header, &message).is_some());
+    assert!(only(&pair, 0).whole(&header, &message).is_some());
     assert_ne!(header.spi_i, 0);
     // Both ends derive from the old SK_d, the fresh secret and the nonces: another secret gives other keys.
     let seeds = || crate::crypto::Seeds { nonce_i: &[1; 32], nonce_r: &[2; 32], spi_i: 1, spi_r: 2 };
