@@ -8,7 +8,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use penstock_engine::route::Table;
 use prefix_trie::PrefixMap;
 
-const SIZES: [u32; 4] = [1, 100, 10_000, 100_000];
+const SIZES: [u32; 5] = [1, 100, 1000, 10_000, 100_000];
 
 /// A generator good enough to defeat the branch predictor (xorshift).
 struct Numbers(u64);

@@ -1,4 +1,7 @@
-//! What the benchmarks share: keys and packets.
+//! What the benchmarks and the instruction counts share: keys, a gateway's core in memory, and its traffic.
+
+pub mod gateway;
+pub mod traffic;
 
 use penstock_uapi::request::{Key, suite};
 
