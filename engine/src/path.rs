@@ -209,6 +209,7 @@ pub struct Path {
     unknown_spi_ms: u64,
     /// A path MTU was told since the last tick.
     path_mtu_told: bool,
+    parked: u32,
     moved_ms: u64,
     /// What found no room on its way out.
     leaving: Option<Remains>,
@@ -231,6 +232,7 @@ impl Path {
             last_route: None,
             unknown_spi_ms: 0,
             path_mtu_told: false,
+            parked: 0,
             moved_ms: 0,
             leaving: None,
         }
@@ -284,11 +286,10 @@ impl Path {
         self.now.drop(reason, packets);
     }
 
-    /// Frames parked for announced SPIs now.
+    /// Frames parked for announced SPIs now. Kept as a sum: it is asked for in every round.
     #[must_use]
     pub fn parked(&self) -> u32 {
-        let parked = self.pairs.iter().filter_map(|pair| pair.parking.as_ref()).map(sa::pair::Parking::count).sum::<usize>();
-        u32::try_from(parked).unwrap_or(u32::MAX)
+        self.parked
     }
 
     /// The counters as they stand, unpublished ones too.

@@ -148,6 +148,8 @@ fn part(frames: &[Frame]) -> Part {
 fn own(symbol: &str) -> Part {
     let rust = symbol.contains("::") || symbol.contains("rust");
     match word(symbol) {
+        // Without names nothing can be said of it.
+        _ if symbol == "[unknown]" => Part::Engine,
         // A Rust path has the names of crate and modules, which say little about the function.
         Some(part @ Part::Checksum) if rust => part,
         _ if rust => Part::Engine,
@@ -198,6 +200,8 @@ mod tests {
         let profile =
             Profile::parse("\t 55d0 skip_iv_len_12_init_IV+0x3 (/x/penstock-engine)\n\tffffffff81 udp_sendmsg ([kernel.kallsyms])\n");
         assert!((profile.share(Part::Aes) - 1.0).abs() < 1e-9, "{profile:?}");
+        let nameless = Profile::parse("\t 55d0 [unknown] (/x/penstock-engine)\n");
+        assert!((nameless.share(Part::Engine) - 1.0).abs() < 1e-9, "{nameless:?}");
     }
 
     #[test]

@@ -84,7 +84,11 @@ impl Path {
         let buffers = io.inbox.free_count() + usize::from(self.merge.is_open());
         let Some(pair) = self.pairs.get_mut(spi) else { return self.unknown(now_ms, spi, receive, io) };
         if let Some(parking) = &mut pair.parking {
-            return if parking.park(now_ms, receive, frame) { Ok(()) } else { Err(Drop::Parked) };
+            if !parking.park(now_ms, receive, frame) {
+                return Err(Drop::Parked);
+            }
+            self.parked += 1;
+            return Ok(());
         }
         if buffers < 2 {
             return Err(Drop::InboundNoBuffer);

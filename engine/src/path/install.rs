@@ -29,7 +29,8 @@ impl Path {
         self.path_mtu_told = false;
         for pair in self.pairs.iter_mut() {
             let expired = pair.parking.as_mut().map_or(0, |parking| parking.expire(now_ms));
-            self.now.drop(Drop::Parked, expired as u64);
+            self.now.drop(Drop::Parked, expired.into());
+            self.parked -= expired;
             if let Some(inbound) = &mut pair.inbound {
                 inbound.expired |= now_ms.saturating_sub(inbound.installed_ms) >= inbound.opener.hard_ms();
             }
@@ -67,7 +68,11 @@ impl Path {
     fn insert(&mut self, pair: Box<Pair>, io: &mut Io<'_>) {
         match self.pairs.insert(pair) {
             Ok(None) => {}
-            Ok(Some(old)) | Err(old) => self.leave(Remains::Pair(old), io),
+            Ok(Some(old)) => {
+                self.forget_parked(&old);
+                self.leave(Remains::Pair(old), io);
+            }
+            Err(refused) => self.leave(Remains::Pair(refused), io),
         }
     }
 
@@ -80,6 +85,7 @@ impl Path {
         let Some(old) = parked else { return };
         // Announced before: what came meanwhile is opened first, in its order.
         if let Some(parking) = &old.parking {
+            self.parked -= parking.count();
             for (receive, frame) in parking.frames() {
                 if let Err(reason) = self.open(now_ms, spi, receive, frame, io) {
                     self.now.drop(reason, 1);
@@ -157,10 +163,16 @@ impl Path {
 
     fn remove(&mut self, spi: u32, io: &mut Io<'_>) {
         if let Some(pair) = self.pairs.remove(spi) {
-            let parked = pair.parking.as_ref().map_or(0, crate::sa::pair::Parking::count);
-            self.now.drop(Drop::Parked, parked as u64);
+            self.forget_parked(&pair);
             self.leave(Remains::Pair(pair), io);
         }
+    }
+
+    /// What was parked for a pair that goes is dropped.
+    fn forget_parked(&mut self, pair: &Pair) {
+        let parked = pair.parking.as_ref().map_or(0, crate::sa::pair::Parking::count);
+        self.now.drop(Drop::Parked, parked.into());
+        self.parked -= parked;
     }
 
     fn replace_policies(&mut self, mut policies: Box<super::Policies>, io: &mut Io<'_>) {

@@ -153,17 +153,18 @@ impl Parking {
 
     /// How many there are.
     #[must_use]
-    pub fn count(&self) -> usize {
-        self.frames.len()
+    pub fn count(&self) -> u32 {
+        // At most `PARKED_FRAMES_MAX`.
+        self.frames.len() as u32
     }
 
     /// Forgets all frames if the oldest waited too long; gives how many.
-    pub fn expire(&mut self, now_ms: u64) -> usize {
+    pub fn expire(&mut self, now_ms: u64) -> u32 {
         if self.frames.is_empty() || now_ms.saturating_sub(self.since_ms) < PARKED_MS_MAX {
             return 0;
         }
         self.used = 0;
-        let count = self.frames.len();
+        let count = self.count();
         self.frames.clear();
         count
     }

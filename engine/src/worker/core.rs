@@ -16,9 +16,6 @@ use crate::path::{Io, Order, Path, Receive};
 use crate::slots::{Inbox, Outbox, SendSlot, WriteSlot};
 use crate::udp::control::Told;
 
-/// How long after an SPI was announced frames for it may be parked.
-const PARKING_MS: u64 = 30_000;
-
 /// A core's path and all that surrounds it.
 #[derive(Debug)]
 pub struct Core {
@@ -40,8 +37,6 @@ pub struct Core {
     ticked: Instant,
     /// Something came in this round.
     worked: bool,
-    /// Until when frames may be parked, which makes their number worth counting.
-    parking_until_ms: u64,
     /// What found no room at the admin thread's.
     unspent: Option<Spent>,
     /// The last overflow count of each socket.
@@ -82,7 +77,6 @@ impl Core {
             now_ms: 0,
             ticked: now,
             worked: false,
-            parking_until_ms: 0,
             unspent: None,
             overflows: [0; 4],
             gso: plan.gso,
@@ -119,9 +113,7 @@ impl Core {
 
     /// Ends a round: what is ready can be carried out, what was counted is seen. Returns whether anything was done.
     pub fn finish(&mut self) -> bool {
-        if self.now_ms < self.parking_until_ms {
-            self.desk.parked.store(self.path.parked(), Ordering::Relaxed);
-        }
+        self.desk.parked.store(self.path.parked(), Ordering::Relaxed);
         self.path.finish(io!(self));
         self.mail.flush();
         self.reporter.flush();
@@ -174,9 +166,6 @@ impl Core {
     }
 
     fn obey(&mut self, order: Order) {
-        if matches!(order, Order::Expect(_)) {
-            self.parking_until_ms = self.now_ms.saturating_add(PARKING_MS);
-        }
         self.path.apply(self.now_ms, order, io!(self));
         let done = self.desk.done.load(Ordering::Relaxed).wrapping_add(1);
         self.desk.done.store(done, Ordering::Release);

@@ -69,6 +69,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let (outcome, recorded) = (outcome?, recorded.context("perf record")?);
     ensure!(recorded.status.success(), "perf record: {}", String::from_utf8_lossy(&recorded.stderr).trim());
     let per_gigabyte = (used() - before) / (outcome.bytes() as f64 / 1e9);
+    // While an engine lives, perf looks for its program in the empty directory that is the engine's root.
+    drop(tunnel);
 
     let mut command = Command::new("perf");
     command.args(["script", "--no-inline", "-F", "ip,sym,dso", "-i"]).arg(&data);
