@@ -22,8 +22,12 @@ pub const SEND_PARTS: u16 = 256;
 /// Write buffers of a core: each of the 128 datagrams that one receive can hold may need its own, and one stays open.
 pub const WRITE_SLOTS: u16 = 144;
 
-/// Buffers for the TUN queue: a burst of super-packets is read while the last one is being sealed.
-pub const TUN_BUFFERS: u16 = 16;
+/// Buffers for the TUN queue: what one sleep gathers of small packets, and some to spare.
+pub const TUN_BUFFERS: u16 = 64;
+
+/// Those of them that are in use while packets are not gathered: a burst of super-packets is read while the last one is being
+/// sealed; more would only leave the cache.
+pub const TUN_BUFFERS_OFFERED: u16 = 16;
 
 /// Buffers for the UDP sockets of a core: with 16 a saturated receiver runs dry now and then, with 32 hardly ever (measured).
 pub const UDP_BUFFERS: u16 = 32;

@@ -30,7 +30,7 @@ struct Arguments {
     /// Make the listening socket at this path.
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// Features to leave alone, separated by commas: uso, read-multishot, gro, gso, ring.
+    /// Features to leave alone, separated by commas: uso, read-multishot, gather, gro, gso, ring.
     #[arg(long, value_name = "FEATURES", value_delimiter = ',')]
     without: Vec<String>,
     /// Become this user once the namespaces and the root directory are left behind.
@@ -84,11 +84,13 @@ fn masked(names: &[String]) -> Result<u16, String> {
 /// What this kernel has. What depends on the device (USO) or socket (GRO) is control's to find out.
 fn available() -> u16 {
     match uring::probe() {
-        Ok(abilities) if abilities.read_multishot => feature::ALL,
-        Ok(_) => feature::ALL & !feature::READ_MULTISHOT,
+        Ok(abilities) => {
+            let lacking = [(abilities.read_multishot, feature::READ_MULTISHOT), (abilities.gather, feature::GATHER)];
+            lacking.into_iter().filter(|(able, _)| !able).fold(feature::ALL, |bits, (_, bit)| bits & !bit)
+        }
         Err(error) => {
             eprintln!("penstock-engine: no io_uring here ({error}): plain system calls");
-            feature::ALL & !(feature::RING | feature::READ_MULTISHOT)
+            feature::ALL & !feature::ON_RING
         }
     }
 }

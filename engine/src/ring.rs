@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use crate::limits;
 use crate::slots::{SendSlot, Source};
-use crate::sys::uring::{Completion, File, Sizes, Uring};
+use crate::sys::uring::{Completion, File, Sizes, Uring, Wait};
 use crate::tun::queue;
 use crate::worker::Plan;
 use crate::worker::core::{Core, Cut};
@@ -44,6 +44,7 @@ pub fn open(plan: &Plan) -> io::Result<Uring> {
     });
     let sizes = Sizes {
         tun_buffers: limits::TUN_BUFFERS,
+        tun_offered: limits::TUN_BUFFERS_OFFERED,
         tun_bytes: limits::BUFFER_BYTES,
         udp_buffers: limits::UDP_BUFFERS,
         udp_bytes: limits::BUFFER_BYTES,
@@ -84,6 +85,9 @@ pub struct Shell {
     lanes: [Lane; File::UDP.len()],
     writes_in_flight: usize,
     pace: Pace,
+    gather: bool,
+    /// A reading request found no buffer since the last sleep.
+    short: bool,
 }
 
 impl Shell {
@@ -101,6 +105,8 @@ impl Shell {
             lanes: File::UDP.map(lane),
             writes_in_flight: 0,
             pace: Pace::new(core.poll, Instant::now()),
+            gather: core.gather,
+            short: false,
             uring,
             core,
         }
@@ -137,17 +143,29 @@ impl Shell {
         }
         let more = self.can_read() || self.can_receive();
         if !more && self.pace.may_sleep(now) && self.core.announce_sleep() {
-            let result = self.uring.enter(Some(limits::TICK));
+            let least = self.least(now);
+            let result = self.uring.enter(Some(&Wait { timeout: limits::TICK, least }));
             self.core.end_sleep();
             return result;
         }
         self.uring.enter(None)
     }
 
+    /// The least time to sleep now. One that ended for want of buffers has left packets behind.
+    fn least(&mut self, now: Instant) -> Duration {
+        if !self.gather {
+            return Duration::ZERO;
+        }
+        let least = self.pace.gather(now);
+        self.uring.tun.offer(if least.is_zero() { limits::TUN_BUFFERS_OFFERED } else { limits::TUN_BUFFERS });
+        if std::mem::take(&mut self.short) { Duration::ZERO } else { least }
+    }
+
     fn reap(&mut self) {
         while let Some(completion) = self.uring.reap() {
             match completion {
                 Completion::Filled { file, buffer, length, last } => {
+                    self.pace.came(length);
                     let reading = &mut self.reading[file.index()];
                     (reading.armed, reading.errors) = (!last, 0);
                     if file == File::Tun {
@@ -171,7 +189,10 @@ impl Shell {
         reading.armed = false;
         match errno {
             0 => reading.errors = 0,
-            libc::ENOBUFS => self.core.note_shortage(),
+            libc::ENOBUFS => {
+                self.short = true;
+                self.core.note_shortage();
+            }
             _ => {
                 reading.errors = reading.errors.saturating_add(1);
                 if reading.errors > ERRORS_PATIENT {

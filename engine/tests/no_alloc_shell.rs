@@ -99,6 +99,7 @@ fn counts_nothing(with_ring: bool, gso: bool) {
         epoch: Instant::now(),
         ring: with_ring,
         read_multishot: true,
+        gather: true,
         gso,
         poll: Duration::ZERO,
         drop_stale: false,

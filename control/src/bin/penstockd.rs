@@ -27,7 +27,7 @@ struct Arguments {
     /// The engine's program [default: penstock-engine beside this program, else in PATH].
     #[arg(long, value_name = "PATH")]
     engine: Option<PathBuf>,
-    /// Kernel features to leave alone: uso, read-multishot, gro, gso, ring.
+    /// Kernel features to leave alone: uso, read-multishot, gather, gro, gso, ring.
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = feature)]
     without: Vec<String>,
     /// Run the engine without its jail; for debugging only.

@@ -115,6 +115,7 @@ impl Admin {
                 epoch: self.epoch,
                 ring: features & feature::RING != 0,
                 read_multishot: features & feature::READ_MULTISHOT != 0,
+                gather: features & feature::GATHER != 0,
                 gso: features & feature::GSO != 0,
                 poll: Duration::from_micros(start.poll_us.get().into()),
                 drop_stale: start.drop_stale == 1,
@@ -133,7 +134,7 @@ impl Admin {
         if self.options.sandbox.is_some() {
             sandbox::tighten().map_err(|error| error.to_string())?;
         }
-        let without_ring = if rings.contains(&true) { 0 } else { feature::RING | feature::READ_MULTISHOT };
+        let without_ring = if rings.contains(&true) { 0 } else { feature::ON_RING };
         let cores = desks.into_iter().zip(rings).map(|(desk, ring)| RunningCore { desk, ring, ordered: 0 }).collect();
         Ok(Running { start: *start, features: features & !without_ring, cores })
     }

@@ -28,6 +28,8 @@ const ENTRIES: u32 = 1024;
 const COMPLETIONS: u32 = 4096;
 /// `IORING_ENTER_GETEVENTS`: deferred work runs only in a call that asks for it.
 const GETEVENTS: u32 = 1;
+/// `IORING_ENTER_EXT_ARG`: the argument is a [`WaitArgument`].
+const EXT_ARG: u32 = 8;
 
 /// A core's registered files, by their place in the ring's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,6 +161,27 @@ impl Tag {
 pub struct Abilities {
     /// `IORING_OP_READ_MULTISHOT`, Linux 6.7.
     pub read_multishot: bool,
+    /// A least time to wait, Linux 6.12.
+    pub gather: bool,
+}
+
+/// `struct io_uring_getevents_arg` of linux/io_uring.h, whose `min_wait_usec` was padding before Linux 6.12.
+#[repr(C)]
+struct WaitArgument {
+    sigmask: u64,
+    sigmask_size: u32,
+    min_wait_us: u32,
+    timeout: u64,
+}
+
+/// How to wait for completions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// How long at most.
+    pub timeout: Duration,
+    /// How long at least, however many there are: what comes meanwhile is found together, and wakes nobody (needs
+    /// [`Abilities::gather`] unless zero).
+    pub least: Duration,
 }
 
 /// Asks the kernel, by making a ring as a worker's would be.
@@ -169,7 +192,13 @@ pub fn probe() -> io::Result<Abilities> {
     let ring = builder().build(8)?;
     let mut probe = Probe::new();
     ring.submitter().register_probe(&mut probe)?;
-    Ok(Abilities { read_multishot: probe.is_supported(opcode::ReadMulti::CODE) })
+    ring.submitter().register_enable_rings()?;
+    let soon = Wait { timeout: Duration::from_micros(2), least: Duration::from_micros(1) };
+    let gather = match wait(&ring.submitter(), 0, &soon) {
+        Ok(_) => true,
+        Err(error) => error.raw_os_error() == Some(libc::ETIME),
+    };
+    Ok(Abilities { read_multishot: probe.is_supported(opcode::ReadMulti::CODE), gather })
 }
 
 /// How the ring of a worker is made: disabled, until [`restrict`] has narrowed it.
@@ -225,6 +254,8 @@ impl std::fmt::Debug for Uring {
 pub struct Sizes {
     /// Buffers for the TUN queue, a power of two.
     pub tun_buffers: u16,
+    /// How many of them are in use at first.
+    pub tun_offered: u16,
     /// Bytes of each.
     pub tun_bytes: usize,
     /// Buffers for the UDP sockets, a power of two.
@@ -250,8 +281,8 @@ impl Uring {
         let submitter = ring.submitter();
         let numbers: Vec<RawFd> = files.iter().map(|file| file.map_or(-1, |fd| fd.as_raw_fd())).collect();
         submitter.register_files(&numbers)?;
-        let tun = Buffers::new(&submitter, 0, sizes.tun_buffers, sizes.tun_bytes)?;
-        let udp = Buffers::new(&submitter, 1, sizes.udp_buffers, sizes.udp_bytes)?;
+        let tun = Buffers::new(&submitter, 0, sizes.tun_buffers, sizes.tun_offered, sizes.tun_bytes)?;
+        let udp = Buffers::new(&submitter, 1, sizes.udp_buffers, sizes.udp_buffers, sizes.udp_bytes)?;
         restrict(&submitter, multishot)?;
         // SAFETY: all-zero bytes are a valid `msghdr`: null pointers and zero lengths.
         let mut shape: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
@@ -393,18 +424,15 @@ impl Uring {
         debug_assert!(pushed.is_ok(), "the submission queue is larger than all slots");
     }
 
-    /// Submits what was pushed, lets the kernel finish what is ready, and with `wait` sleeps until there is a completion.
+    /// Submits what was pushed, lets the kernel finish what is ready, and if told how to wait, sleeps until there is a completion.
     ///
     /// # Errors
     /// Only such as make the ring unusable.
-    pub fn enter(&mut self, wait: Option<Duration>) -> io::Result<()> {
-        let result = match wait {
-            Some(wait) => {
-                let timespec = types::Timespec::from(wait);
-                self.ring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&timespec))
-            }
+    pub fn enter(&mut self, how: Option<&Wait>) -> io::Result<()> {
+        let count = self.ring.submission().len() as u32;
+        let result = match how {
+            Some(how) => wait(&self.ring.submitter(), count, how),
             None => {
-                let count = self.ring.submission().len() as u32;
                 // SAFETY: no argument is passed, and `count` entries stand in the queue.
                 unsafe { self.ring.submitter().enter::<libc::sigset_t>(count, 0, GETEVENTS, None) }
             }
@@ -465,6 +493,22 @@ impl Uring {
     pub fn buffers(&mut self, file: File) -> &mut Buffers {
         if file == File::Tun { &mut self.tun } else { &mut self.udp }
     }
+}
+
+/// Submits `count` entries and sleeps.
+fn wait(submitter: &io_uring::Submitter<'_>, count: u32, how: &Wait) -> io::Result<usize> {
+    let timeout = types::Timespec::from(how.timeout);
+    let gathers = !how.least.is_zero();
+    let argument = WaitArgument {
+        sigmask: 0,
+        sigmask_size: 0,
+        min_wait_us: how.least.as_micros() as u32,
+        timeout: (&raw const timeout).addr() as u64,
+    };
+    // More than there can be, so that none of them ends the least time.
+    let completions = if gathers { COMPLETIONS } else { 1 };
+    // SAFETY: `count` entries stand in the queue; the argument is what the flag says, and it and the timeout outlive the call.
+    unsafe { submitter.enter(count, completions, GETEVENTS | EXT_ARG, Some(&argument)) }
 }
 
 fn link(chained: bool) -> Flags {

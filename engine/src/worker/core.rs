@@ -45,6 +45,8 @@ pub struct Core {
     pub gso: bool,
     /// Bytes of a packet's virtio header.
     pub vnet_header_bytes: usize,
+    /// Sleep through packets that come one by one and often.
+    pub gather: bool,
     /// How long to poll before sleeping.
     pub poll: Duration,
     /// Drop what waits in the TUN queue already.
@@ -81,6 +83,7 @@ impl Core {
             overflows: [0; 4],
             gso: plan.gso,
             vnet_header_bytes: plan.path.vnet_header_bytes,
+            gather: plan.gather,
             poll: plan.poll.min(limits::POLL_MAX),
             drop_stale: plan.drop_stale,
         }

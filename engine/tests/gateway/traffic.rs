@@ -93,7 +93,7 @@ fn cores_without_an_sa_of_their_own_hand_over_and_keep_the_order() {
 
 #[test]
 fn each_feature_can_be_missing() {
-    for without in ["gso", "gro", "uso", "read-multishot", "gso,gro,ring"] {
+    for without in ["gso", "gro", "uso", "read-multishot", "gather", "gso,gro,ring"] {
         carries_everything(&Options { cores: 2, without, ..Options::default() });
     }
 }

@@ -82,10 +82,15 @@ pub mod feature {
     pub const GSO: u16 = 8;
     /// UDP super-packets to and from the TUN queue (Linux 6.2).
     pub const USO: u16 = 16;
+    /// A worker to which many packets come one by one sleeps through tens of microseconds of them (Linux 6.12).
+    pub const GATHER: u16 = 32;
+    /// Those that there are only with a ring, and the ring.
+    pub const ON_RING: u16 = RING | READ_MULTISHOT | GATHER;
     /// All of them.
-    pub const ALL: u16 = 31;
+    pub const ALL: u16 = 63;
     /// Names as `--without` takes them.
-    pub const NAMES: [(u16, &str); 5] = [(RING, "ring"), (READ_MULTISHOT, "read-multishot"), (GRO, "gro"), (GSO, "gso"), (USO, "uso")];
+    pub const NAMES: [(u16, &str); 6] =
+        [(RING, "ring"), (READ_MULTISHOT, "read-multishot"), (GATHER, "gather"), (GRO, "gro"), (GSO, "gso"), (USO, "uso")];
 }
 
 /// Opens a new table of policies; nothing takes effect before its [`PolicyCommit`].
