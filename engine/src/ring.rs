@@ -23,7 +23,7 @@ use crate::sys::uring::{Completion, File, Sizes, Uring, Wait};
 use crate::tun::queue;
 use crate::worker::Plan;
 use crate::worker::core::{Core, Cut};
-use crate::worker::pace::Pace;
+use crate::worker::pace::{Pace, Sleep};
 
 mod message;
 
@@ -156,8 +156,8 @@ impl Shell {
         if !self.gather {
             return Duration::ZERO;
         }
-        let least = self.pace.gather(now);
-        self.uring.tun.offer(if least.is_zero() { limits::TUN_BUFFERS_OFFERED } else { limits::TUN_BUFFERS });
+        let Sleep { least, many } = self.pace.gather(now);
+        self.uring.tun.offer(if many { limits::TUN_BUFFERS } else { limits::TUN_BUFFERS_OFFERED });
         if std::mem::take(&mut self.short) { Duration::ZERO } else { least }
     }
 

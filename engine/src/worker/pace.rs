@@ -1,6 +1,6 @@
 //! When to sleep, and how deep. Waking a sleeping thread costs microseconds, polling costs a CPU: so a core polls for a bounded time
-//! after its last work, and only as long as polling keeps finding some. And where small packets come so often that each would wake
-//! it, it sleeps for a bounded time whatever comes, and finds a batch then, as network cards do with their interrupts.
+//! after its last work, and only as long as polling keeps finding some. And where buffers come so often that each would wake it, it
+//! sleeps for a bounded time whatever comes, and finds a batch then, as network cards do with their interrupts.
 
 use std::time::{Duration, Instant};
 
@@ -9,16 +9,25 @@ const SCORE_MAX: u8 = 16;
 /// With a score of 0, one pause in so many is polled through, to see whether it pays again.
 const TRY_EVERY: u32 = 64;
 
-/// Small buffers that a sleep should gather: enough that what each wake-up costs is little to each of them.
+/// Buffers that a sleep should gather: enough that what each wake-up costs is little to each of them.
 const GATHER: u64 = 32;
 /// The longest sleep to gather them, in nanoseconds: so much later can a packet be.
-const GATHER_NS_MAX: u64 = 100_000;
+const GATHER_NS_MAX: u64 = 80_000;
 /// Buffers that must be expected within that time for it to pay.
-const GATHER_MIN: u64 = 4;
-/// How often the rate of small buffers is taken.
+const GATHER_MIN: u64 = 2;
+/// How often the rate of buffers is taken.
 const RATE_EVERY: Duration = Duration::from_millis(1);
 /// The largest buffer that costs less to move than a wake-up does.
-const SMALL_BYTES: usize = 4096;
+const SMALL_BYTES: u64 = 4096;
+
+/// How to sleep.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sleep {
+    /// The least time; zero: until anything comes.
+    pub least: Duration,
+    /// What comes meanwhile is many small buffers.
+    pub many: bool,
+}
 
 /// The pace of one core.
 #[derive(Debug)]
@@ -28,18 +37,32 @@ pub struct Pace {
     polling: bool,
     score: u8,
     pauses: u32,
-    /// Small buffers since the rate was taken.
-    small: u32,
+    /// Buffers and their bytes since the rate was taken.
+    came: u32,
+    bytes: u64,
     since: Instant,
-    /// Nanoseconds between small buffers, lately; the longest there is when there were hardly any.
+    /// Nanoseconds between buffers, lately; the longest there is when there were hardly any.
     apart_ns: u64,
+    /// Those buffers were small.
+    small: bool,
 }
 
 impl Pace {
     /// Polls for at most `poll` before each sleep; zero sleeps at once.
     #[must_use]
     pub fn new(poll: Duration, now: Instant) -> Self {
-        Self { poll, worked: now, polling: false, score: SCORE_MAX, pauses: 0, small: 0, since: now, apart_ns: u64::MAX }
+        Self {
+            poll,
+            worked: now,
+            polling: false,
+            score: SCORE_MAX,
+            pauses: 0,
+            came: 0,
+            bytes: 0,
+            since: now,
+            apart_ns: u64::MAX,
+            small: false,
+        }
     }
 
     /// Work was done in this round.
@@ -53,21 +76,24 @@ impl Pace {
 
     /// A buffer of so many bytes came.
     pub fn came(&mut self, bytes: usize) {
-        self.small += u32::from(bytes <= SMALL_BYTES);
+        self.came += 1;
+        self.bytes += bytes as u64;
     }
 
-    /// The least time to sleep now; zero: until anything comes.
-    pub fn gather(&mut self, now: Instant) -> Duration {
+    /// How to sleep now.
+    pub fn gather(&mut self, now: Instant) -> Sleep {
         let elapsed = now.saturating_duration_since(self.since);
         if elapsed >= RATE_EVERY {
             let elapsed = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
-            self.apart_ns = elapsed.checked_div(self.small.into()).unwrap_or(u64::MAX);
-            (self.small, self.since) = (0, now);
+            let came = u64::from(self.came);
+            self.apart_ns = elapsed.checked_div(came).unwrap_or(u64::MAX);
+            self.small = self.bytes <= came * SMALL_BYTES;
+            (self.came, self.bytes, self.since) = (0, 0, now);
         }
         if self.apart_ns.saturating_mul(GATHER_MIN) > GATHER_NS_MAX {
-            return Duration::ZERO;
+            return Sleep::default();
         }
-        Duration::from_nanos((self.apart_ns * GATHER).min(GATHER_NS_MAX))
+        Sleep { least: Duration::from_nanos((self.apart_ns * GATHER).min(GATHER_NS_MAX)), many: self.small }
     }
 
     /// Whether to sleep now, rather than look once more.
@@ -95,7 +121,7 @@ impl Pace {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::{Pace, SCORE_MAX, TRY_EVERY};
+    use super::{Pace, SCORE_MAX, Sleep, TRY_EVERY};
 
     const POLL: Duration = Duration::from_micros(50);
 
@@ -134,18 +160,19 @@ mod tests {
     }
 
     #[test]
-    fn many_small_buffers_are_slept_through_and_few_or_large_ones_are_not() {
+    fn buffers_that_come_often_are_slept_through() {
         let start = Instant::now();
         let after = |buffers: u32, bytes: usize| {
             let mut pace = Pace::new(Duration::ZERO, start);
             (0..buffers).for_each(|_| pace.came(bytes));
             pace.gather(start + Duration::from_millis(1))
         };
-        assert_eq!(after(39, 100), Duration::ZERO);
-        assert_eq!(after(40, 100), Duration::from_micros(100));
-        assert_eq!(after(1000, 100), Duration::from_micros(32));
-        assert_eq!(after(1000, 65_536), Duration::ZERO);
-        assert_eq!(after(0, 0), Duration::ZERO);
+        let sleep = |least, many| Sleep { least: Duration::from_micros(least), many };
+        assert_eq!(after(24, 100), sleep(0, false));
+        assert_eq!(after(25, 100), sleep(80, true));
+        assert_eq!(after(1000, 100), sleep(32, true));
+        assert_eq!(after(25, 65_536), sleep(80, false));
+        assert_eq!(after(0, 0), sleep(0, false));
     }
 
     #[test]
@@ -154,10 +181,10 @@ mod tests {
         let mut pace = Pace::new(Duration::ZERO, now);
         (0..1000).for_each(|_| pace.came(100));
         now += Duration::from_millis(1);
-        assert!(!pace.gather(now).is_zero());
+        assert!(!pace.gather(now).least.is_zero());
         // The rate is kept for a millisecond.
-        assert!(!pace.gather(now + Duration::from_micros(500)).is_zero());
+        assert!(!pace.gather(now + Duration::from_micros(500)).least.is_zero());
         pace.came(100);
-        assert!(pace.gather(now + Duration::from_secs(1)).is_zero());
+        assert!(pace.gather(now + Duration::from_secs(1)).least.is_zero());
     }
 }
