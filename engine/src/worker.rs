@@ -117,10 +117,6 @@ fn run(plan: Plan, ready: &Sender<Result<Ready, String>>) {
         None => None,
     };
     let is_ring = ring.is_some();
-    // What is timed in microseconds here would otherwise be up to 50 of them late.
-    if let Err(error) = process::be_punctual() {
-        notes.push(format!("core {core}: late timers ({error}): loaded round trips take longer"));
-    }
     let parts = core::Core::new(plan);
     if strict && let Err(error) = sandbox::tighten() {
         let _ = ready.send(Err(format!("core {core}: system calls cannot be restricted: {error}")));

@@ -49,7 +49,7 @@ pub fn prefer(nice: i32) -> io::Result<()> {
     outcome(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) }).map(drop)
 }
 
-/// Timers of the calling thread go off as soon as they can (PR_SET_TIMERSLACK); without this up to 50 us later, so that several
+/// Timers of the calling thread, and of those that it will make, go off as soon as they can (PR_SET_TIMERSLACK); without this up to 50 us later, so that several
 /// share an interrupt.
 ///
 /// # Errors
