@@ -7,6 +7,7 @@
 //! [`run()`] makes a [`Record`]; everything shown is made from that alone.
 
 mod adaptor;
+mod grid;
 mod measure;
 mod noise;
 mod plot;
@@ -21,6 +22,7 @@ mod table;
 mod variant;
 
 pub use adaptor::{Adaptor, Running};
+pub use grid::{Grid, grids};
 pub use measure::Measure;
 pub use record::{Line, Machine, Mode, Noise, Plan, Process, Purpose, Record, SCHEMA, Sample, WireKind};
 pub use report::{plots, report};

@@ -15,7 +15,7 @@ pub(super) const STYLE: &str = "\
 .plot text{font:12px system-ui,sans-serif;fill:var(--ink)}.plot .small{font-size:11px;fill:var(--muted)}.plot .title{font-weight:600;font-size:13px}\
 .plot .grid{stroke:var(--grid);stroke-width:1}.plot .mid{stroke-width:2.5}.plot .curve{fill:none;stroke-width:2}\
 .c0{--c:var(--c0)}.c1{--c:var(--c1)}.c2{--c:var(--c2)}.c3{--c:var(--c3)}.c4{--c:var(--c4)}.wire{--c:var(--wire)}\
-.plot .dot{fill:var(--c);fill-opacity:.55}.plot .hollow{fill:none;stroke:var(--c);stroke-width:1.2}.plot .mid,.plot .curve{stroke:var(--c)}.plot .bar{fill:var(--c)}.plot .faint{fill:var(--c);fill-opacity:.45}";
+.plot .dot{fill:var(--c);fill-opacity:.55}.plot .hollow{fill:none;stroke:var(--c);stroke-width:1.2}.plot .mid,.plot .curve{stroke:var(--c)}.plot .bar,.plot .key{fill:var(--c)}.plot .faint{fill:var(--c);fill-opacity:.45}";
 
 const WIDTH: f64 = 420.0;
 const LEFT: f64 = 138.0;
@@ -106,11 +106,18 @@ pub(super) fn strip(record: &Record, measure: &str, wire: WireKind) -> Option<St
     Some(plot + "</svg>")
 }
 
-fn meaning(headline: &str) -> &'static str {
-    match headline {
+/// What a value is, in words.
+pub(super) fn meaning(value: &str) -> &'static str {
+    match value {
         "goodput_gbps" => "goodput",
         "rtt_p50_us" => "median round trip, less is better",
         "rtt_p99_us" => "99 % of round trips, less is better",
+        "idle_core_share" => "CPU of the idle tunnel, less is better",
+        "tunnel_cpu_s_per_gb" => "CPU of the tunnel, less is better",
+        "tunnel_ns_per_packet" => "CPU of the tunnel a datagram",
+        "lost_share" => "lost",
+        "retransmits" => "segments sent again",
+        "out_of_order" => "segments out of order",
         _ => "datagrams received",
     }
 }
@@ -199,7 +206,7 @@ pub(super) fn percentiles(record: &Record, measure: &str, wire: WireKind) -> Opt
         let wanted = y(values.last().copied().unwrap_or_default()) + 4.0;
         let place = labels.last().map_or(wanted, |last| wanted.max(last + 14.0));
         labels.push(place);
-        plot += &text(WIDTH - right + 8.0, place, "small", "start", name);
+        let _ = write!(plot, "<g class=\"{class}\">{}</g>", text(WIDTH - right + 8.0, place, "small key", "start", name));
     }
     Some(plot + "</svg>")
 }

@@ -82,6 +82,9 @@ pub struct Plan {
     /// What it is to show.
     #[serde(default)]
     pub purpose: Purpose,
+    /// What stands above it in a report of several runs.
+    #[serde(default)]
+    pub title: String,
 }
 
 /// What a run is to show.

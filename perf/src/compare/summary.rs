@@ -39,8 +39,8 @@ pub(super) fn lines(samples: &[Sample]) -> Vec<Line> {
                 value: value.clone(),
                 tunnel: summary,
                 beside: Summary::of(&of(&beside, value)),
-                to_wire: ratios(&pairs(&tunnel, &beside, value)),
-                penstock_to_this: if subject == PENSTOCK { None } else { ratios(&pairs(&penstock, &tunnel, value)) },
+                to_wire: paired(&tunnel, &beside, value),
+                penstock_to_this: if subject == PENSTOCK { None } else { paired(&penstock, &tunnel, value) },
                 disturbed: tunnel.iter().filter(|sample| sample.disturbed.is_some()).count(),
             });
         }
@@ -71,6 +71,11 @@ pub(super) fn chosen(samples: &[Sample]) -> Vec<&Sample> {
 
 fn of(samples: &[&Sample], value: &str) -> Vec<f64> {
     samples.iter().filter_map(|sample| sample.values.get(value).copied()).collect()
+}
+
+/// Ratios of one subject's samples to another's of the same round.
+pub(super) fn paired(samples: &[&Sample], divisors: &[&Sample], value: &str) -> Option<Summary> {
+    ratios(&pairs(samples, divisors, value))
 }
 
 fn pairs(samples: &[&Sample], divisors: &[&Sample], value: &str) -> Vec<(f64, f64)> {

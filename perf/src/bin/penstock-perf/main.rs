@@ -2,6 +2,8 @@
 //! namespaces; what they share is the library.
 
 mod by_hand;
+mod output;
+mod preset;
 mod profile;
 mod run;
 mod soak;
@@ -26,7 +28,11 @@ struct Arguments {
 enum Task {
     /// Compares Penstock with other VPNs and the plain wire, always in turn.
     Run(run::Arguments),
-    /// Makes table, plots and report again from the JSON of a run.
+    /// Measures Penstock with and without each of its features, in one table.
+    Features(preset::Features),
+    /// Compares one peer with thousands: throughput pair by pair, and memory of each.
+    Scale(preset::Scale),
+    /// Makes tables, plots and report again from the JSON of runs.
     Report(run::Again),
     /// Says where the engines' time goes, by part, from samples of `perf record`.
     Profile(profile::Arguments),
@@ -56,6 +62,8 @@ fn main() -> ExitCode {
 fn perform(task: &Task) -> Result<()> {
     match task {
         Task::Run(arguments) => run::run(arguments),
+        Task::Features(arguments) => preset::features_run(arguments),
+        Task::Scale(arguments) => preset::scale_run(arguments),
         Task::Report(arguments) => run::report(arguments),
         Task::Profile(arguments) => profile::run(arguments),
         Task::Soak(arguments) => soak::run(arguments),

@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use penstock_perf::Progress;
 use penstock_perf::compare::{self, Adaptor, Measure, Mode, Plan, Record, Subject, Variant, WireKind};
 use penstock_perf::lab::build_daemons;
+
+use super::output::Output;
+use super::preset;
 
 /// What `run` takes.
 #[derive(Args)]
@@ -19,6 +21,9 @@ pub(crate) struct Arguments {
     /// How long one measurement takes, in seconds.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
+    /// A whole set of runs in place of all other choices but --out.
+    #[arg(long, value_enum, conflicts_with_all = ["rounds", "seconds", "quick", "mode", "mtu", "only", "subjects", "adaptor", "without", "repeats", "loss"])]
+    preset: Option<Preset>,
     /// A short run: two rounds of half a second, one measure of each kind, nothing repeated.
     #[arg(long, conflicts_with_all = ["rounds", "seconds", "repeats"])]
     quick: bool,
@@ -55,20 +60,31 @@ pub(crate) struct Arguments {
     out: Option<PathBuf>,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum Preset {
+    /// Everything that the committed report shows: other VPNs, forms of Penstock, other wires, each feature, thousands of peers.
+    Report,
+}
+
 /// The measures of a short run.
 const QUICK: [&str; 5] = ["tcp-1", "rtt-idle", "rtt-loaded", "udp-flood-64", "udp-no-loss-1400"];
 
 /// Runs the comparison and prints its table.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(Preset::Report) = arguments.preset {
+        return preset::report_run(arguments.out.as_ref());
+    }
     let measures = measures(arguments)?;
     let subjects = subjects(arguments)?;
     let plan = plan(arguments)?;
     build_daemons()?;
-    let out = arguments.out.clone().map_or_else(default_folder, Ok)?;
-    fs::create_dir_all(&out).with_context(|| format!("{} cannot be made", out.display()))?;
-    let record = compare::run(&plan, &measures, &subjects, &Progress::new(), |record| save(record, &out))?;
+    let out = Output::new(arguments.out.as_ref())?;
+    let record = compare::run(&plan, &measures, &subjects, &Progress::new(), |record| {
+        out.save("run", record)?;
+        out.page(std::slice::from_ref(record))
+    })?;
     print!("{}", compare::table(&record));
-    println!("The report: {}", out.join("report.html").display());
+    println!("The report: {}", out.report().display());
     ensure!(record.failures.is_empty(), "{} measurements could not be made", record.failures.len());
     Ok(())
 }
@@ -76,40 +92,28 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 /// What `report` takes.
 #[derive(Args)]
 pub(crate) struct Again {
-    /// A `run.json` of an earlier run; report and plots are written beside it.
-    record: PathBuf,
+    /// The JSON files of earlier runs, in the order in which they shall stand; the page is written beside the first, plots beside each.
+    #[arg(required = true)]
+    records: Vec<PathBuf>,
 }
 
-/// Makes table, plots and report again from a record.
+/// Makes tables, plots and report again from records.
 pub(crate) fn report(arguments: &Again) -> Result<()> {
-    let path = &arguments.record;
+    let records: Vec<Record> = arguments.records.iter().map(|path| read(path)).collect::<Result<_>>()?;
+    for (path, record) in arguments.records.iter().zip(&records) {
+        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        Output::beside(path).show(&name, record)?;
+        print!("{}", compare::table(record));
+        compare::grids(record).iter().for_each(|grid| println!("\n{}", grid.markdown()));
+    }
+    arguments.records.first().map_or(Ok(()), |first| Output::beside(first).page(&records))
+}
+
+fn read(path: &Path) -> Result<Record> {
     let text = fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
     let record: Record = serde_json::from_str(&text).with_context(|| format!("{} is no record of a run", path.display()))?;
     ensure!(record.schema == compare::SCHEMA, "{} has schema {}, this program reads {}", path.display(), record.schema, compare::SCHEMA);
-    let folder = path.parent().map(Path::to_owned).unwrap_or_default();
-    show(&record, &folder)?;
-    print!("{}", compare::table(&record));
-    Ok(())
-}
-
-fn save(record: &Record, out: &Path) -> Result<()> {
-    let text = serde_json::to_string(record).context("the record")?;
-    write(&out.join("run.json"), &text)?;
-    show(record, out)
-}
-
-fn show(record: &Record, out: &Path) -> Result<()> {
-    write(&out.join("report.html"), &compare::report(record)?)?;
-    compare::plots(record).iter().try_for_each(|(name, plot)| write(&out.join(name), plot))
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).with_context(|| format!("{}", path.display()))
-}
-
-fn default_folder() -> Result<PathBuf> {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?.as_secs();
-    Ok(PathBuf::from(format!("penstock-perf-{seconds}")))
+    Ok(record)
 }
 
 fn plan(arguments: &Arguments) -> Result<Plan> {
