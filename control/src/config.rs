@@ -119,6 +119,8 @@ pub struct Peer {
     pub suites: Vec<Suite>,
     /// The ciphers for IKE's own messages, best first; never empty.
     pub ike_suites: Vec<IkeSuite>,
+    /// Whether ML-KEM-768 is offered and taken beside the curve.
+    pub ml_kem: bool,
     /// The UDP source port of ESP.
     pub source_port: SourcePort,
     /// Whether to ask for one SA per core (RFC 9611).

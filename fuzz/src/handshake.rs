@@ -84,6 +84,7 @@ impl Site {
             local_subnets: nets(["10.1.0.0/16", "fd01::/64"]),
             remote_subnets: nets(["10.2.0.0/16", "fd02::/64"]),
             ike_suites: vec![IkeSuite::Aes256Gcm16],
+            ml_kem: false,
             esp_suites: vec![Suite::Aes256Gcm16, Suite::Aes128Gcm16],
             endpoint: Some(there()),
             local: None,

@@ -224,6 +224,8 @@ pub struct PeerConfig {
     pub remote_subnets: Vec<IpNet>,
     /// Ciphers that may be used for IKE's own messages, the preferred one first.
     pub ike_suites: Vec<IkeSuite>,
+    /// ML-KEM-768 beside the curve (RFC 9370): offered by us, and taken where the peer offers it.
+    pub ml_kem: bool,
     /// ESP ciphers that may be used, the preferred one first.
     pub esp_suites: Vec<Suite>,
     /// Where it listens; `None`: it comes to us.
@@ -266,6 +268,7 @@ impl PeerConfig {
             && self.local_subnets == other.local_subnets
             && self.remote_subnets == other.remote_subnets
             && self.ike_suites == other.ike_suites
+            && self.ml_kem == other.ml_kem
             && self.esp_suites == other.esp_suites
             && (self.endpoint.is_none() || self.endpoint == other.endpoint)
             && self.local == other.local

@@ -78,6 +78,11 @@ impl Context {
         if all.is_empty() { IkeSuite::DEFAULT.to_vec() } else { all }
     }
 
+    /// Whether some peer may have ML-KEM, for the same reason.
+    pub(crate) fn ml_kem(&self) -> bool {
+        self.peers.values().any(|peer| peer.config.ml_kem)
+    }
+
     /// Somebody at a peer's address was refused. Nobody vouches for it; it is what the operator of a peer that is down wants to
     /// see beside its name.
     pub(crate) fn suspect(&mut self, from: IpAddr, text: &str) {

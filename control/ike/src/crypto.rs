@@ -8,10 +8,12 @@ use crate::output::ChildKeys;
 
 mod cipher;
 mod group;
+mod kem;
 mod prf;
 
 pub(crate) use cipher::Integrity;
 pub(crate) use group::Exchange;
+pub(crate) use kem::{Decapsulation, ML_KEM_768_NUMBER, encapsulate};
 pub(crate) use prf::{Key, Prf, Secret};
 
 use cipher::Cipher;
@@ -79,7 +81,7 @@ impl IkeKeys {
     }
 
     /// The keys of the IKE SA that takes over from the one with these: SKEYSEED by the old function, the rest by the new one
-    /// (section 2.18).
+    /// (section 2.18). The same makes the keys after a further key exchange (RFC 9370 section 2.2.2).
     pub(crate) fn renew(&self, algorithms: Algorithms, shared: &[u8], seeds: Seeds<'_>, initiator: bool) -> Option<Self> {
         let skeyseed = self.derive.over(&[shared, seeds.nonce_i, seeds.nonce_r]);
         Self::expand(algorithms, &skeyseed, seeds, initiator)
@@ -130,10 +132,10 @@ impl IkeKeys {
 }
 
 /// The AUTH value of a pre-shared key (RFC 7296 section 2.15). `first` is the first message that its owner sent,
-/// `nonce` the other side's, `auth` the owner's SK_p, `identity` the body of the owner's ID payload.
-pub(crate) fn psk_auth(psk: &[u8], first: &[u8], nonce: &[u8], auth: &Key, identity: &[u8]) -> Secret {
+/// `nonce` the other side's, `auth` the owner's SK_p, `identity` the body of the owner's ID payload, `bound` what RFC 9242 adds.
+pub(crate) fn psk_auth(psk: &[u8], (first, nonce, bound): (&[u8], &[u8], &[u8]), auth: &Key, identity: &[u8]) -> Secret {
     let padded = auth.prf().over(psk, &[b"Key Pad for IKEv2"]);
-    auth.prf().over(&padded, &[first, nonce, &auth.over(&[identity])])
+    auth.prf().over(&padded, &[first, nonce, &auth.over(&[identity]), bound])
 }
 
 /// What goes into the keys of a child: SK_d, the secret of a fresh key exchange (empty without one), and the two nonces of
@@ -175,3 +177,6 @@ impl Suite {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+pub(crate) use tests::vector;

@@ -8,7 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use crate::Ike;
 use crate::crypto::sha256;
 use crate::error::Fault;
-use crate::exchange::{Came, End, auth, create, informational, init};
+use crate::exchange::{Came, End, auth, create, informational, init, intermediate};
+use crate::fragment::Opened;
 use crate::message::{Chain, Header, Payloads, exchange, notify};
 use crate::output::Host;
 use crate::proposal::protocol;
@@ -117,11 +118,12 @@ impl Ike {
         let spi = way.came.header.spi_i;
         let Some(sa) = self.sas.get_mut(&spi).filter(|sa| sa.initiator) else { return };
         let next = init::on_response(&mut self.cx, now, sa, &way.came, way.message, host);
-        if let init::Next::Authenticate(response) = next
-            && let Err(end) = auth::prepare(&mut self.cx, now, sa, response, host)
-        {
-            self.end(now, spi, end);
-        }
+        let result = match next {
+            init::Next::Wait => return,
+            init::Next::Authenticate(response) => auth::prepare(&mut self.cx, now, sa, response, host),
+            init::Next::Mix(response) => intermediate::request(&mut self.cx, now, sa, response),
+        };
+        result.err().into_iter().for_each(|end| self.end(now, spi, end));
     }
 
     /// Our SPI, if the message can belong to one of our IKE SAs.
@@ -140,7 +142,7 @@ impl Ike {
             return;
         }
         let ready = match &sa.stage {
-            Stage::HalfOpen(_) => way.came.header.exchange == exchange::AUTH,
+            Stage::HalfOpen(half) => way.came.header.exchange == if half.mixing { exchange::INTERMEDIATE } else { exchange::AUTH },
             // Until our first child is in use we do not answer: an answer tells the peer that it is.
             Stage::Established => !sa.initiator || sa.confirmed,
             Stage::Leaving | Stage::Replaced => true,
@@ -163,15 +165,16 @@ impl Ike {
             }
             return;
         }
-        self.request(now, spi, way, &payloads, host);
+        self.request(now, spi, way, (&opened, &payloads), host);
         self.after(now, spi);
     }
 
     /// A request that is from the peer and well formed.
-    fn request(&mut self, now: u64, spi: u64, way: &Way<'_>, payloads: &Payloads<'_>, host: &mut dyn Host) {
+    fn request(&mut self, now: u64, spi: u64, way: &Way<'_>, (opened, payloads): (&Opened, &Payloads<'_>), host: &mut dyn Host) {
         let Some(sa) = self.sas.get_mut(&spi) else { return };
         let cx = &mut self.cx;
         match (way.came.header.exchange, &sa.stage) {
+            (exchange::INTERMEDIATE, Stage::HalfOpen(_)) => intermediate::on_request(cx, sa, &way.came, opened, payloads),
             (exchange::AUTH, Stage::HalfOpen(_)) => {
                 let authentic = auth::on_request(cx, now, sa, &way.came, payloads, &self.decoy, host);
                 if let auth::Authentic::Yes { initial_contact } = authentic {
@@ -230,6 +233,10 @@ impl Ike {
         }
         sa.confirmed |= !sa.initiator;
         match request.purpose {
+            Purpose::Intermediate => {
+                let result = intermediate::on_response(&mut self.cx, now, sa, &opened, &payloads, host);
+                result.err().into_iter().for_each(|end| self.end(now, spi, end));
+            }
             Purpose::Auth => match auth::on_response(&mut self.cx, now, sa, &payloads) {
                 Ok(()) => self.established(now, spi),
                 Err(end) => self.end(now, spi, end),

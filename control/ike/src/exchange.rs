@@ -1,10 +1,11 @@
-//! The four exchanges of IKEv2, each with its request and its response, seen from both sides.
+//! The exchanges of IKEv2, each with its request and its response, seen from both sides.
 
 pub(crate) mod auth;
 pub(crate) mod child;
 pub(crate) mod create;
 pub(crate) mod informational;
 pub(crate) mod init;
+pub(crate) mod intermediate;
 pub(crate) mod rekey;
 pub(crate) mod renew;
 

@@ -6,6 +6,8 @@
 //! ```text
 //!   receive ─► dispatch ─► exchange::init ──► crypto::IkeKeys (ECDH, prf+)
 //!                 │             │
+//!                 │        exchange::intermediate ──► ML-KEM-768, both secrets mixed
+//!                 │             │
 //!                 │        exchange::auth ──► who is it? (psk_auth)
 //!                 │             │
 //!                 │        exchange::child ─► proposal, selector ─► crypto::child_keys

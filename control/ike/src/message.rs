@@ -9,7 +9,7 @@ pub(crate) mod payload;
 pub(crate) mod write;
 
 pub(crate) use header::{Header, exchange};
-pub(crate) use payload::{Payloads, kind};
+pub(crate) use payload::{Ke, Payloads, kind};
 pub(crate) use write::Chain;
 
 /// The bytes do not form a message; says which rule they break.

@@ -5,7 +5,7 @@
 //! side by side and the first difference.
 
 use crate::config::{Group, IkeSuite, Suite};
-use crate::crypto::{Algorithms, Integrity, Prf};
+use crate::crypto::{Algorithms, Integrity, ML_KEM_768_NUMBER, Prf};
 use crate::message::{Malformed, array, take, word};
 
 mod names;
@@ -27,6 +27,9 @@ pub(crate) mod kind {
     pub(crate) const INTEG: u8 = 3;
     pub(crate) const KE: u8 = 4;
     pub(crate) const ESN: u8 = 5;
+    /// The first of seven additional key exchanges (RFC 9370 section 2.2.1).
+    pub(crate) const ADDKE_1: u8 = 6;
+    pub(crate) const ADDKE_7: u8 = 12;
 }
 
 const ENCR_AES_CBC: u16 = 12;
@@ -120,6 +123,16 @@ impl Proposal {
         proposals.collect()
     }
 
+    /// The same, and in front of it all that with ML-KEM-768 as a second key exchange: a peer that does not know it cannot choose
+    /// that, and has the rest (RFC 9370 section 2.2.1).
+    pub(crate) fn ike_mixed(suites: &[IkeSuite], groups: &[Group], ml_kem: bool) -> Vec<Self> {
+        let plain = Self::ike(suites, groups);
+        let mut mixed = if ml_kem { plain.clone() } else { Vec::new() };
+        mixed.iter_mut().for_each(|proposal| proposal.transforms.push(Transform::new(kind::ADDKE_1, ML_KEM_768_NUMBER)));
+        let numbered = (1..).zip(mixed.into_iter().chain(plain));
+        numbered.map(|(number, proposal)| Self { number, ..proposal }).collect()
+    }
+
     /// What we offer and allow for a child: ESN before no ESN.
     pub(crate) fn esp(suites: &[Suite], spi: u32) -> Self {
         let mut transforms: Vec<_> = suites.iter().map(|suite| Transform::cipher(*suite)).collect();
@@ -171,6 +184,11 @@ impl Proposal {
         (algorithms.cipher.aead() == algorithms.integrity.is_none()).then_some(algorithms)
     }
 
+    /// Whether a chosen proposal has a second key exchange.
+    pub(crate) fn mixed(&self) -> bool {
+        self.of_kind(kind::ADDKE_1).any(|transform| !none(transform))
+    }
+
     /// The group of a chosen proposal.
     pub(crate) fn group(&self) -> Option<Group> {
         self.of_kind(kind::KE).next().and_then(|transform| Group::from_number(transform.id))
@@ -194,9 +212,9 @@ impl Proposal {
     }
 }
 
-/// "NONE" of a type that an AEAD or a child without its own key exchange does not need.
+/// "NONE" of a type that an AEAD, a child without its own key exchange, or a single key exchange does not need.
 fn none(transform: &Transform) -> bool {
-    matches!(transform.kind, kind::INTEG | kind::KE) && transform.id == 0 && !transform.strange
+    matches!(transform.kind, kind::INTEG | kind::KE | kind::ADDKE_1..=kind::ADDKE_7) && transform.id == 0 && !transform.strange
 }
 
 /// Chooses from `theirs` by `own` preference: for the first of ours the first of theirs that has all we need, with one transform

@@ -9,6 +9,7 @@ use crate::sa::Doomed;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Init,
+    Intermediate,
     Auth,
     /// The child and our inbound SPI of it.
     CreateChild(ChildId, u32),

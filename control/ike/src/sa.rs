@@ -1,7 +1,7 @@
 //! One IKE SA: its stage, its two message windows of one, its keys and its children.
 //!
 //! ```text
-//!  initiator   Starting ──SA_INIT──► Authenticating ──AUTH──► Established ──► Leaving
+//!  initiator   Starting ──SA_INIT, INTERMEDIATE──► Authenticating ──AUTH──► Established ──► Leaving
 //!                                                               ▲
 //!  responder   HalfOpen ──AUTH──► Answering (engine installs) ──┘
 //!                 └─────────────► Refused (only repeats its answer)
@@ -12,10 +12,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use crate::child::Child;
-use crate::config::{IkeSuite, PeerId};
+use crate::config::PeerId;
 use crate::context::Context;
-use crate::crypto::{Exchange, IkeKeys};
+use crate::crypto::{Algorithms, Exchange, IkeKeys};
 use crate::exchange::Came;
+use crate::exchange::intermediate::{Bound, Mixing};
 use crate::exchange::renew::Renewal;
 use crate::fragment::Assembly;
 use crate::message::{Chain, Header, exchange, header};
@@ -56,6 +57,8 @@ pub(crate) struct Starting {
     pub(crate) rounds: u32,
     /// The request as sent last, over which we authenticate.
     pub(crate) request: Vec<u8>,
+    /// The second key exchange, once it is asked for.
+    pub(crate) mixing: Option<Mixing>,
 }
 
 /// What a responder keeps until IKE_AUTH: both messages, over which the two sides authenticate.
@@ -63,6 +66,8 @@ pub(crate) struct Starting {
 pub(crate) struct HalfOpen {
     pub(crate) request: Vec<u8>,
     pub(crate) response: Vec<u8>,
+    /// A second key exchange was agreed and has not come yet.
+    pub(crate) mixing: bool,
 }
 
 /// What an initiator keeps until IKE_AUTH is answered.
@@ -70,6 +75,8 @@ pub(crate) struct HalfOpen {
 pub(crate) struct Authenticating {
     /// The responder's IKE_SA_INIT message, over which it authenticates.
     pub(crate) response: Vec<u8>,
+    /// What IKE_INTERMEDIATE adds to that.
+    pub(crate) bound: Vec<u8>,
     /// The first child, and the payloads that leave once the engine expects its SPI.
     pub(crate) child: ChildId,
     pub(crate) held: Option<Chain>,
@@ -157,8 +164,10 @@ pub(crate) struct IkeSa {
     pub(crate) nonce_i: Vec<u8>,
     pub(crate) nonce_r: Vec<u8>,
     pub(crate) keys: Option<IkeKeys>,
-    /// The cipher that was agreed, and all that was agreed as one word.
-    pub(crate) cipher: Option<IkeSuite>,
+    /// What IKE_INTERMEDIATE adds to the AUTH values.
+    pub(crate) bound: Bound,
+    /// What was agreed, and all of it as one word.
+    pub(crate) algorithms: Option<Algorithms>,
     pub(crate) suite: String,
     pub(crate) requests: Requests,
     pub(crate) replies: Replies,
@@ -205,7 +214,8 @@ impl IkeSa {
             nonce_i: Vec::new(),
             nonce_r: Vec::new(),
             keys: None,
-            cipher: None,
+            bound: Bound::default(),
+            algorithms: None,
             suite: String::new(),
             requests: Requests::default(),
             replies: Replies::default(),

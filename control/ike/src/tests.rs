@@ -11,6 +11,7 @@ use crate::sa::Stage;
 use crate::{Config, Group, Identity, Ike, IkeSuite, Output, PeerConfig, PeerId, PeerState, Psk, Suite, selector};
 
 mod answers;
+mod mixed;
 mod pieces;
 mod rekey;
 mod renew;
@@ -53,6 +54,7 @@ fn config(local: &str, remote: &str, ours: &str, theirs: &str, endpoint: SocketA
         local_subnets: vec![ours.parse().expect("a prefix")],
         remote_subnets: vec![theirs.parse().expect("a prefix")],
         ike_suites: IkeSuite::DEFAULT.to_vec(),
+        ml_kem: false,
         esp_suites: vec![Suite::Aes256Gcm16],
         endpoint: Some(endpoint),
         local: None,
@@ -491,7 +493,7 @@ fn an_initiator_believes_the_right_proof_of_the_right_name_only() {
         let Stage::HalfOpen(half) = &responder.stage else { panic!("half open") };
         let keys = responder.keys.as_ref().expect("keys");
         let body = [&[2, 0, 0, 0], identity].concat();
-        let mut proof = crate::crypto::psk_auth(&[7; 32], &half.response, &responder.nonce_i, &keys.auth_r, &body).to_vec();
+        let mut proof = crate::crypto::psk_auth(&[7; 32], (&half.response, &responder.nonce_i, &[]), &keys.auth_r, &body).to_vec();
         proof[5] ^= change;
         let mut chain = Chain::default();
         chain.id(kind::ID_R, 2, identity).auth(method, &proof);

@@ -23,6 +23,7 @@ pub(super) const KEYS: &[Key] = &[
     ("remote_id", "remote_id = \"london\""),
     ("suites", "suites = [\"aes256-gcm\", \"aes128-gcm\"]"),
     ("ike_suites", "ike_suites = [\"aes256-gcm\", \"aes128-gcm\"]"),
+    ("ml_kem", "ml_kem = false"),
     ("source_port", "source_port = 4500"),
     ("per_core", "per_core = false"),
     ("window", "window = 16384"),
@@ -78,6 +79,7 @@ pub(super) fn peer(
     let (local_id, remote_id) = identities(section, here.site, findings, warnings);
     let suites = section.parsed_list("suites", parse_suite, findings);
     let ike_suites = section.parsed_list("ike_suites", parse_ike_suite, findings);
+    let ml_kem = section.boolean("ml_kem", findings).unwrap_or(true);
     let source_port = source_port(section, findings);
     let per_core = section.boolean("per_core", findings).unwrap_or(true);
     let window = window(section, findings);
@@ -107,6 +109,7 @@ pub(super) fn peer(
         remote_id,
         suites: suites.map_or_else(|| Suite::ALL.to_vec(), |suites| suites.into_iter().map(|(suite, _)| suite).collect()),
         ike_suites: ike_suites.map_or_else(|| IkeSuite::DEFAULT.to_vec(), |suites| suites.into_iter().map(|(suite, _)| suite).collect()),
+        ml_kem,
         source_port,
         per_core,
         window,

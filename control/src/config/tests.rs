@@ -83,7 +83,7 @@ fn four_lines_suffice_for_a_peer_and_the_rest_has_defaults() {
     assert_eq!(peer.local_id, Identity::Fqdn("frankfurt".into()));
     assert_eq!(peer.remote_id, Identity::Fqdn("london".into()));
     assert_eq!(peer.suites, [Suite::Aes256Gcm, Suite::Aes128Gcm]);
-    assert_eq!(peer.ike_suites, [IkeSuite::Aes256Gcm, IkeSuite::Aes128Gcm]);
+    assert_eq!((peer.ike_suites.as_slice(), peer.ml_kem), ([IkeSuite::Aes256Gcm, IkeSuite::Aes128Gcm].as_slice(), true));
     assert_eq!((peer.source_port, peer.per_core, peer.window), (SourcePort::Own, true, 16_384));
     assert_eq!((peer.rekey_child.as_secs(), peer.rekey_ike.as_secs(), peer.pfs), (3600, 14_400, false));
     assert_eq!(place.relative(&peer.endpoint_place.to_string()), "penstock.toml:8: peer.london.endpoint");
@@ -106,6 +106,7 @@ local_id = "me@example.net"
 remote_id = "keyid:0x00ff"
 suites = ["aes128-gcm"]
 ike_suites = ["aes256-cbc"]
+ml_kem = false
 source_port = 4500
 per_core = false
 window = 1_024
@@ -129,7 +130,7 @@ pfs = true
     assert_eq!(prefixes(&peer.local_subnets), "192.168.192.1/32 2001:db8:1::1/128", "the interface's own addresses");
     assert_eq!(peer.local_id, Identity::Email("me@example.net".into()));
     assert_eq!(peer.remote_id, Identity::KeyId(vec![0, 255]));
-    assert_eq!(peer.ike_suites, [IkeSuite::Aes256Cbc]);
+    assert_eq!((peer.ike_suites.as_slice(), peer.ml_kem), ([IkeSuite::Aes256Cbc].as_slice(), false));
     assert_eq!((peer.suites.as_slice(), peer.source_port), ([Suite::Aes128Gcm].as_slice(), SourcePort::Shared));
     assert_eq!((peer.per_core, peer.window), (false, 1024));
     assert_eq!((peer.rekey_child.as_secs(), peer.rekey_ike.as_secs(), peer.pfs), (2700, 86_400, true));

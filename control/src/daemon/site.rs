@@ -143,6 +143,7 @@ pub(super) fn ike_peer(peer: &Peer, id: PeerId, offered: Vec<IpNet>, endpoint: O
         local_subnets: offered,
         remote_subnets: peer.subnets.clone(),
         ike_suites: peer.ike_suites.iter().map(ike_suite).collect(),
+        ml_kem: peer.ml_kem,
         esp_suites: peer.suites.iter().map(suite).collect(),
         endpoint,
         local: peer.local_address,

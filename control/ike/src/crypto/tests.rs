@@ -9,7 +9,7 @@ use crate::output::{ChildKeys, Host};
 
 const VECTORS: &str = include_str!("../../tests/vectors/keys.txt");
 
-fn vector(name: &str) -> Vec<u8> {
+pub(crate) fn vector(name: &str) -> Vec<u8> {
     let line = VECTORS.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = ")).expect(name);
     (0..line.len() / 2).map(|at| u8::from_str_radix(&line[2 * at..2 * at + 2], 16).expect("hex")).collect()
 }
@@ -206,8 +206,10 @@ fn auth_values_and_child_keys_are_those_computed_elsewhere() {
     let (nonce_i, nonce_r): (Vec<u8>, Vec<u8>) = ((100..132).collect(), (150..174).collect());
     for (algorithms, name) in ALGORITHMS {
         let keys = keys(algorithms, true);
-        let auth = psk_auth(b"an example of a pre-shared key", b"first message", &nonce_r, &keys.auth_i, b"\x02\0\0\0name");
+        let auth = psk_auth(b"an example of a pre-shared key", (b"first message", &nonce_r, &[]), &keys.auth_i, b"\x02\0\0\0name");
         assert_eq!(*auth, vector(&format!("auth_i_{name}")));
+        let auth = psk_auth(b"an example of a pre-shared key", (b"first message", &nonce_r, b"IntAuth"), &keys.auth_i, b"\x02\0\0\0name");
+        assert_eq!(*auth, vector(&format!("auth_i_bound_{name}")));
         let material = Material { derive: &keys.derive, shared: &[], nonce_i: &nonce_i, nonce_r: &nonce_r };
         let (from, towards) = child_keys(material, Suite::Aes256Gcm16, true);
         for (key, side) in [(from, "i"), (towards, "r")] {

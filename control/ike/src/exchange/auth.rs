@@ -3,7 +3,6 @@
 //! An identity that is not configured takes the same steps as a wrong key: its proof is verified against a random key,
 //! and the same answer leaves. Certificates and EAP will find their place beside [`psk_auth`].
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::config::{PeerConfig, Psk, describe_identity};
@@ -27,8 +26,8 @@ pub(crate) fn prepare(cx: &mut Context, now: u64, sa: &mut IkeSa, response: Vec<
     let Stage::Starting(starting) = &sa.stage else { return Err(local("IKE_AUTH out of turn")) };
     let config = sa.peer.and_then(|peer| cx.peer(peer)).ok_or_else(|| local("its configuration is gone"))?;
     let keys = sa.keys.as_ref().ok_or_else(|| local("IKE_AUTH without keys"))?;
-    let identity = config.local_id.body();
-    let proof = psk_auth(config.psk.expose(), &starting.request, &sa.nonce_r, &keys.auth_i, &identity);
+    let (identity, bound) = (config.local_id.body(), sa.bound.octets(sa.requests.next));
+    let proof = psk_auth(config.psk.expose(), (&starting.request, &sa.nonce_r, &bound), &keys.auth_i, &identity);
 
     let spi = host.allocate_spi(config.id, None);
     let child = child::prepare(cx, now, config.id, spi, nonce(host)).ok_or_else(|| local("no SPI to give"))?;
@@ -39,7 +38,7 @@ pub(crate) fn prepare(cx: &mut Context, now: u64, sa: &mut IkeSa, response: Vec<
     }
     chain.push(kind::ID_R, &config.remote_id.body()).auth(METHOD_PSK, proof.as_slice());
     child::offer(&mut chain, &config, child.spi, &[], config.per_core);
-    sa.stage = Stage::Authenticating(Box::new(Authenticating { response, child: child.id, held: Some(chain) }));
+    sa.stage = Stage::Authenticating(Box::new(Authenticating { response, bound, child: child.id, held: Some(chain) }));
     sa.children.insert(child.id, child);
     Ok(())
 }
@@ -64,7 +63,7 @@ pub(crate) fn on_response(cx: &mut Context, now: u64, sa: &mut IkeSa, payloads: 
         );
         return Err(End::Drop(fault));
     };
-    let expected = psk_auth(config.psk.expose(), &stage.response, &sa.nonce_i, &keys.auth_r, identity.body);
+    let expected = psk_auth(config.psk.expose(), (&stage.response, &sa.nonce_i, &stage.bound), &keys.auth_r, identity.body);
     let proven = proof.method == METHOD_PSK && equal(proof.data, expected.as_slice());
     if !proven || !config.remote_id.is(identity.kind, identity.data) {
         let who = describe_identity(identity.kind, identity.data);
@@ -103,12 +102,12 @@ pub(crate) fn on_request(
     decoy: &Psk,
     host: &mut dyn Host,
 ) -> Authentic {
-    let Some(config) = verify(cx, now, sa, came.from, payloads, decoy) else {
+    let Some(config) = verify(cx, now, sa, came, payloads, decoy) else {
         sa.stage = Stage::Refused;
         sa.reply(cx, came, Chain::default().notify(notify::AUTHENTICATION_FAILED, &[]));
         return Authentic::No;
     };
-    if let Some(cipher) = sa.cipher.filter(|cipher| !config.ike_suites.contains(cipher)) {
+    if let Some(cipher) = sa.algorithms.map(|agreed| agreed.cipher).filter(|cipher| !config.ike_suites.contains(cipher)) {
         // Only now is it known whose configuration counts.
         let (asked, ours) = (Proposal::ike(&[cipher], &[]), Proposal::ike(&config.ike_suites, &[]));
         let text =
@@ -123,8 +122,8 @@ pub(crate) fn on_request(
     sa.per_core = config.per_core && payloads.notify(notify::SA_RESOURCE_INFO).is_some();
     let Stage::HalfOpen(half) = std::mem::replace(&mut sa.stage, Stage::Answering) else { return Authentic::No };
     let Some(keys) = sa.keys.as_ref() else { return Authentic::No };
-    let identity = config.local_id.body();
-    let proof = psk_auth(config.psk.expose(), &half.response, &sa.nonce_i, &keys.auth_r, &identity);
+    let (identity, bound) = (config.local_id.body(), sa.bound.octets(came.header.id));
+    let proof = psk_auth(config.psk.expose(), (&half.response, &sa.nonce_i, &bound), &keys.auth_r, &identity);
     let mut base = Chain::default();
     base.push(kind::ID_R, &identity).auth(METHOD_PSK, proof.as_slice());
     answer(cx, now, sa, came, payloads, base, host);
@@ -132,7 +131,8 @@ pub(crate) fn on_request(
 }
 
 /// The configuration of whoever has proved to be who it says.
-fn verify(cx: &mut Context, now: u64, sa: &IkeSa, from: SocketAddr, payloads: &Payloads<'_>, decoy: &Psk) -> Option<Arc<PeerConfig>> {
+fn verify(cx: &mut Context, now: u64, sa: &IkeSa, came: &Came, payloads: &Payloads<'_>, decoy: &Psk) -> Option<Arc<PeerConfig>> {
+    let from = came.from;
     let (Stage::HalfOpen(half), Some(keys)) = (&sa.stage, sa.keys.as_ref()) else { return None };
     let (Some(identity), Some(proof)) = (payloads.id_i, payloads.auth) else {
         cx.stranger(now, format!("{from} did not say who it is"));
@@ -144,7 +144,8 @@ fn verify(cx: &mut Context, now: u64, sa: &IkeSa, from: SocketAddr, payloads: &P
     let known = known.map(|peer| (peer.config.id, peer.closed));
     // One way for all: a stranger's proof is computed too, with a key that nobody has.
     let psk = open.as_ref().map_or(decoy, |config| &config.psk);
-    let expected = psk_auth(psk.expose(), &half.request, &sa.nonce_r, &keys.auth_i, identity.body);
+    let bound = sa.bound.octets(came.header.id);
+    let expected = psk_auth(psk.expose(), (&half.request, &sa.nonce_r, &bound), &keys.auth_i, identity.body);
     let proven = proof.method == METHOD_PSK && equal(proof.data, expected.as_slice());
     if let (true, Some(config)) = (proven, open) {
         return Some(config);

@@ -39,8 +39,9 @@ pub(crate) fn start(
     let mut sa = IkeSa::empty(cx, now, spi, true, (local, remote));
     sa.peer = Some(config.id);
     sa.nonce_i = nonce(host);
-    let offer = Proposal::ike(&config.ike_suites, &cx.config.groups);
-    send(cx, now, &mut sa, Starting { exchange, offer, cookie: Vec::new(), rounds: 0, request: Vec::new() }, host);
+    let offer = Proposal::ike_mixed(&config.ike_suites, &cx.config.groups, config.ml_kem);
+    let starting = Starting { exchange, offer, cookie: Vec::new(), rounds: 0, request: Vec::new(), mixing: None };
+    send(cx, now, &mut sa, starting, host);
     Some(sa)
 }
 
@@ -63,7 +64,7 @@ fn abilities(chain: &mut Chain, spi_i: u64, spi_r: u64, remote: SocketAddr, host
     host.random(&mut pretended);
     chain.notify(notify::NAT_DETECTION_SOURCE_IP, &pretended);
     chain.notify(notify::NAT_DETECTION_DESTINATION_IP, &address_hash(spi_i, spi_r, remote));
-    chain.notify(notify::IKEV2_FRAGMENTATION_SUPPORTED, &[]);
+    chain.notify(notify::IKEV2_FRAGMENTATION_SUPPORTED, &[]).notify(notify::INTERMEDIATE_EXCHANGE_SUPPORTED, &[]);
     chain.push(kind::VENDOR, VENDOR);
 }
 
@@ -93,6 +94,8 @@ pub(crate) enum Next {
     Wait,
     /// The keys are there; here is the responder's message. IKE_AUTH comes next.
     Authenticate(Vec<u8>),
+    /// The same, but a second key exchange comes before it.
+    Mix(Vec<u8>),
 }
 
 /// Initiator: an answer to IKE_SA_INIT. Nobody vouches for it, so a refusal is only doubted (section 2.21.1).
@@ -101,7 +104,8 @@ pub(crate) fn on_response(cx: &mut Context, now: u64, sa: &mut IkeSa, came: &Cam
     let Some(body) = message.get(crate::message::header::BYTES..) else { return Next::Wait };
     let Ok(payloads) = Payloads::parse(header.next, body) else { return Next::Wait };
     let Stage::Starting(starting) = &mut sa.stage else { return Next::Wait };
-    if header.id != 0 || header.initiator || from.ip() != sa.remote.ip() {
+    // Once there are keys an answer is late.
+    if header.id != 0 || header.initiator || from.ip() != sa.remote.ip() || sa.keys.is_some() {
         return Next::Wait;
     }
     if let Some(cookie) = payloads.notify(notify::COOKIE) {
@@ -117,13 +121,14 @@ pub(crate) fn on_response(cx: &mut Context, now: u64, sa: &mut IkeSa, came: &Cam
     }
     match agree(starting, sa.spi, &sa.nonce_i, &header, &payloads) {
         Err(fault) => doubt(cx, now, sa, fault),
-        Ok((keys, suite, nonce_r)) => {
-            (sa.remote_spi, sa.keys, sa.suite, sa.nonce_r) = (header.spi_r, Some(keys), suite, nonce_r);
+        Ok(Agreed { keys, algorithms, group, mixed, nonce_r }) => {
+            (sa.remote_spi, sa.keys, sa.nonce_r) = (header.spi_r, Some(keys), nonce_r);
+            (sa.algorithms, sa.suite) = (Some(algorithms), described(algorithms, group));
             (sa.nat, sa.penstock) = detect(&payloads, &header, from, to);
             sa.fragments = payloads.notify(notify::IKEV2_FRAGMENTATION_SUPPORTED).is_some();
             (sa.remote, sa.local) = (from, to);
             sa.requests.outstanding = None;
-            Next::Authenticate(message.to_vec())
+            if mixed { Next::Mix(message.to_vec()) } else { Next::Authenticate(message.to_vec()) }
         }
     }
 }
@@ -168,7 +173,14 @@ fn follow(cx: &mut Context, now: u64, sa: &mut IkeSa, what: Follow, host: &mut d
     Next::Wait
 }
 
-type Agreed = (IkeKeys, String, Vec<u8>);
+struct Agreed {
+    keys: IkeKeys,
+    algorithms: Algorithms,
+    group: Group,
+    /// A second key exchange comes next.
+    mixed: bool,
+    nonce_r: Vec<u8>,
+}
 
 /// Checks the answer against the offer and derives the keys.
 fn agree(starting: &Starting, spi: u64, nonce_i: &[u8], header: &Header, payloads: &Payloads<'_>) -> Result<Agreed, Fault> {
@@ -185,14 +197,17 @@ fn agree(starting: &Starting, spi: u64, nonce_i: &[u8], header: &Header, payload
     let chosen = proposal::parse(sa).map_err(|malformed| misbehaved(malformed.0))?;
     let group = starting.exchange.group;
     let chosen = proposal::chosen_from(&starting.offer, &chosen).filter(|chosen| chosen.group() == Some(group));
-    let Some(algorithms) = chosen.and_then(Proposal::algorithms) else {
+    let Some((algorithms, mixed)) = chosen.and_then(|chosen| Some((chosen.algorithms()?, chosen.mixed()))) else {
         return Err(misbehaved("it chose what was not offered"));
     };
+    if mixed && payloads.notify(notify::INTERMEDIATE_EXCHANGE_SUPPORTED).is_none() {
+        return Err(misbehaved("it chose a second key exchange and has no exchange for it"));
+    }
     let shared = starting.exchange.agree(ke.public).filter(|_| ke.group == group.number());
     let shared = shared.ok_or_else(|| misbehaved("its key exchange value is not a valid one"))?;
     let seeds = Seeds { nonce_i, nonce_r, spi_i: spi, spi_r: header.spi_r };
     let keys = IkeKeys::derive(algorithms, &shared, seeds, true).ok_or_else(|| Fault::Local("the cipher takes no key".to_owned()))?;
-    Ok((keys, described(algorithms, group), nonce_r.to_vec()))
+    Ok(Agreed { keys, algorithms, group, mixed, nonce_r: nonce_r.to_vec() })
 }
 
 /// What was agreed for an IKE SA as one word.
@@ -237,7 +252,8 @@ pub(crate) fn on_request(
     let Came { header, from, to } = *came;
     let (Some(sa), Some(ke), Some(nonce_i)) = (payloads.sa, payloads.ke, payloads.nonce) else { return Verdict::Ignore };
     let Ok(offers) = proposal::parse(sa) else { return Verdict::Ignore };
-    let own = Proposal::ike(&cx.ike_suites(), &preferring(&cx.config, ke.group));
+    let intermediate = payloads.notify(notify::INTERMEDIATE_EXCHANGE_SUPPORTED).is_some();
+    let own = Proposal::ike_mixed(&cx.ike_suites(), &preferring(&cx.config, ke.group), cx.ml_kem() && intermediate);
     let chosen = match proposal::choose(&own, &offers) {
         Ok(chosen) => chosen,
         Err(reason) => {
@@ -265,10 +281,10 @@ pub(crate) fn on_request(
     let response = plain(&header.answer(spi), &chain);
     (sa.nat, sa.penstock) = detect(payloads, &header, from, to);
     sa.fragments = payloads.notify(notify::IKEV2_FRAGMENTATION_SUPPORTED).is_some();
-    (sa.keys, sa.cipher, sa.suite) = (Some(keys), Some(algorithms.cipher), described(algorithms, group));
+    (sa.keys, sa.algorithms, sa.suite) = (Some(keys), Some(algorithms), described(algorithms, group));
     sa.replies.expected = 1;
     sa.deadline = Some(now.saturating_add(cx.config.half_open_ms));
-    sa.stage = Stage::HalfOpen(Box::new(HalfOpen { request: message.to_vec(), response: response.clone() }));
+    sa.stage = Stage::HalfOpen(Box::new(HalfOpen { request: message.to_vec(), response: response.clone(), mixing: chosen.mixed() }));
     Verdict::Open(Box::new(sa), response)
 }
 

@@ -194,7 +194,7 @@ impl IkeSa {
             nonce_i: self.nonce_i.clone(),
             nonce_r: self.nonce_r.clone(),
             keys: Some(line.keys),
-            cipher: Some(line.algorithms.cipher),
+            algorithms: Some(line.algorithms),
             suite: described(line.algorithms, line.group),
             nat: self.nat,
             penstock: self.penstock,

@@ -22,6 +22,8 @@ pub(crate) mod exchange {
     pub(crate) const CREATE_CHILD: u8 = 36;
     /// INFORMATIONAL.
     pub(crate) const INFORMATIONAL: u8 = 37;
+    /// IKE_INTERMEDIATE (RFC 9242).
+    pub(crate) const INTERMEDIATE: u8 = 43;
 }
 
 /// A header; the length is checked on the way in and computed on the way out.

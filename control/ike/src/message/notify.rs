@@ -1,4 +1,4 @@
-//! The numbers of notifications, and the words for those that people see (RFC 7296 section 3.10.1, RFC 7383, RFC 9611).
+//! The numbers of notifications, and the words for those that people see (RFC 7296 section 3.10.1, RFC 7383, RFC 9242, RFC 9611).
 
 /// Errors are below this number, status messages from it on.
 pub(crate) const FIRST_STATUS: u16 = 16_384;
@@ -22,6 +22,7 @@ pub(crate) const COOKIE: u16 = 16_390;
 pub(crate) const REKEY_SA: u16 = 16_393;
 pub(crate) const ESP_TFC_PADDING_NOT_SUPPORTED: u16 = 16_394;
 pub(crate) const IKEV2_FRAGMENTATION_SUPPORTED: u16 = 16_430;
+pub(crate) const INTERMEDIATE_EXCHANGE_SUPPORTED: u16 = 16_438;
 pub(crate) const SA_RESOURCE_INFO: u16 = 16_444;
 
 /// An error's name as the RFC writes it, or its number.

@@ -21,7 +21,7 @@ pub(super) fn kind(number: u8) -> String {
         kind::INTEG => "integrity".to_owned(),
         kind::KE => "key exchange".to_owned(),
         kind::ESN => "sequence numbers".to_owned(),
-        6..=12 => "additional key exchange".to_owned(),
+        kind::ADDKE_1..=kind::ADDKE_7 => "additional key exchange".to_owned(),
         other => format!("transform type {other}"),
     }
 }
@@ -47,7 +47,7 @@ fn name(transform: &Transform) -> String {
         (kind::INTEG, 12) => "HMAC_SHA2_256_128",
         (kind::INTEG, 13) => "HMAC_SHA2_384_192",
         (kind::INTEG, 14) => "HMAC_SHA2_512_256",
-        (kind::INTEG | kind::KE, 0) => "NONE",
+        (kind::INTEG | kind::KE | kind::ADDKE_1..=kind::ADDKE_7, 0) => "NONE",
         (kind::KE, 2) => "MODP_1024",
         (kind::KE, 5) => "MODP_1536",
         (kind::KE, 14) => "MODP_2048",
@@ -58,7 +58,9 @@ fn name(transform: &Transform) -> String {
         (kind::KE, 21) => "P521",
         (kind::KE, 31) => "X25519",
         (kind::KE, 32) => "X448",
-        (kind::KE, 36) => "ML_KEM_768",
+        (kind::KE | kind::ADDKE_1..=kind::ADDKE_7, 35) => "ML_KEM_512",
+        (kind::KE | kind::ADDKE_1..=kind::ADDKE_7, 36) => "ML_KEM_768",
+        (kind::KE | kind::ADDKE_1..=kind::ADDKE_7, 37) => "ML_KEM_1024",
         (kind::ESN, 0) => "NO_ESN",
         (kind::ESN, 1) => "ESN",
         (_, id) => return format!("#{id}"),

@@ -136,6 +136,7 @@ pub fn peer_config(name: &str, us: &str, them: &str, ours: &str, theirs: &str, e
         local_subnets: ours.split_whitespace().map(|net| net.parse().expect("a prefix")).collect(),
         remote_subnets: theirs.split_whitespace().map(|net| net.parse().expect("a prefix")).collect(),
         ike_suites: penstock_ike::IkeSuite::DEFAULT.to_vec(),
+        ml_kem: false,
         esp_suites: vec![Suite::Aes256Gcm16, Suite::Aes128Gcm16],
         endpoint: Some(endpoint),
         local: None,
@@ -158,6 +159,12 @@ pub fn east_config() -> PeerConfig {
 impl World {
     pub fn new(seed: u64) -> Self {
         Self::with(seed, Config::default(), Config::default(), west_config(), east_config())
+    }
+
+    /// Two sites with ML-KEM beside the curve, as Penstocks have it by default.
+    pub fn mixed(seed: u64) -> Self {
+        let mixed = |config: PeerConfig| PeerConfig { ml_kem: true, ..config };
+        Self::with(seed, Config::default(), Config::default(), mixed(west_config()), mixed(east_config()))
     }
 
     pub fn with(seed: u64, west: Config, east: Config, west_peer: PeerConfig, east_peer: PeerConfig) -> Self {

@@ -4,7 +4,7 @@
     python3 keys.py > keys.txt
 
 Inputs are fixed octets. RFC 7296 2.13 (prf+), 2.14 (SKEYSEED), 2.15 (AUTH), 2.17 (children), 2.18 (rekey); RFC 5282 (AES-GCM);
-RFC 4868 (HMAC-SHA2); RFC 7296 3.14 (AES-CBC).
+RFC 4868 (HMAC-SHA2); RFC 7296 3.14 (AES-CBC); RFC 9242 3.3.2 (IntAuth).
 """
 import hashlib
 import hmac
@@ -102,6 +102,16 @@ for name, digest, sk_a, sk_e, seal in (
     show(f"child_from_r_{name}", keymat[36:])
     auth = prf(digest, prf(digest, psk, b"Key Pad for IKEv2"), b"first message" + nonce_r + prf(digest, sk_pi, b"\2\0\0\0name"))
     show(f"auth_i_{name}", auth)
+    # RFC 9242: what IKE_INTERMEDIATE leaves stands behind.
+    bound = b"first message" + nonce_r + prf(digest, sk_pi, b"\2\0\0\0name") + b"IntAuth"
+    show(f"auth_i_bound_{name}", prf(digest, prf(digest, psk, b"Key Pad for IKEv2"), bound))
     # The IKE SA that takes over: SK_d of the old one and a fresh secret, then its own keys.
     renewed = prf_plus(digest, prf(digest, sk_d, shared + nonce_i + nonce_r), nonce_i + nonce_r + spi_i + spi_r, size)
     show(f"sk_d_renewed_{name}", renewed)
+
+# RFC 9242 3.3.2: header and payload header as if the payloads stood there in clear and whole (46: encrypted, 43: IKE_INTERMEDIATE,
+# 34: the key exchange payload inside, method 36).
+inner = bytes([0, 0]) + (8 + 1184).to_bytes(2, "big") + (36).to_bytes(2, "big") + bytes(2) + bytes([5]) * 1184
+chunk = spi_i + spi_r + bytes([46, 0x20, 43, 0x08]) + (1).to_bytes(4, "big") + (28 + 4 + len(inner)).to_bytes(4, "big")
+chunk += bytes([34, 0]) + (4 + len(inner)).to_bytes(2, "big") + inner
+show("int_auth_i", prf(hashlib.sha256, bytes([7]) * 32, chunk))
