@@ -114,6 +114,11 @@ impl Ike {
     pub(crate) fn inherit(&mut self, now: u64, from: u64) {
         let Some(old) = self.sas.get_mut(&from) else { return };
         let Some((to, _)) = old.heir.take() else { return };
+        // The peer may have deleted it meanwhile, in favour of ours.
+        if !self.sas.contains_key(&to) {
+            return;
+        }
+        let Some(old) = self.sas.get_mut(&from) else { return };
         (old.stage, old.rekey_at, old.renewing, old.renewal) = (Stage::Replaced, None, false, None);
         old.deadline = Some(now.saturating_add(self.cx.config.half_open_ms));
         let (children, full, peer) = (std::mem::take(&mut old.children), old.full, old.peer);

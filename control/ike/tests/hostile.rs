@@ -164,14 +164,14 @@ fn a_forged_refusal_does_not_end_a_try_that_a_real_answer_can_still_save() {
 fn a_flood_of_first_messages_meets_cookies_and_an_honest_peer_comes_through() {
     let mut world = World::new(5);
     let mut messages = first_messages();
-    for number in 0..5_000u32 {
+    for number in 0..10_000u32 {
         let message = messages.next().expect("endless");
         let before = world.sent.len();
         world.inject(EAST, stranger(number), &message);
         assert!(world.sent[before..].iter().all(|(_, answer)| answer.len() <= message.len()), "no answer is longer than its request");
     }
     assert_eq!(world.sites[EAST].ike.half_open(), 30);
-    assert_eq!(world.sent.len(), 5_000, "each got an answer: a handshake's or a cookie");
+    assert_eq!(world.sent.len(), 10_000, "each got an answer: a handshake's or a cookie");
     assert_eq!(world.sent.last().expect("one").1.len(), 28 + 8 + 33);
     world.initiate(WEST, true);
     world.until(200, "up in spite of the flood", World::both_up);

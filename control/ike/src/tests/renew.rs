@@ -8,7 +8,7 @@ use crate::message::{Chain, Header, Payloads, exchange, kind, notify};
 use crate::output::Host;
 use crate::proposal::{self, Proposal};
 use crate::sa::{IkeSa, Stage};
-use crate::{IkeSuite, PeerState};
+use crate::{IkeSuite, Output, PeerState};
 
 /// The IKE SA that has children, and nothing else is left beside it.
 fn only(pair: &Pair, who: usize) -> &IkeSa {
@@ -357,6 +357,17 @@ fn an_answer_that_was_not_asked_for_is_not_taken() {
         let moved = pair.sites[0].0.sas.values().any(|sa| sa.spi != spi && sa.up());
         assert_eq!(moved, taken, "{group}");
     }
+}
+
+#[test]
+fn an_heir_that_the_peer_has_deleted_takes_no_children_with_it() {
+    // Both asked; the peer's own IKE SA lost and is gone, our answer never came, and then the peer begins anew.
+    let mut pair = Pair::up();
+    let (ike, ..) = &mut pair.sites[0];
+    let spi = *ike.sas.keys().next().expect("an IKE SA");
+    ike.sas.get_mut(&spi).expect("an IKE SA").heir = Some((77, vec![1]));
+    ike.remove(0, spi, None);
+    assert!(std::iter::from_fn(|| ike.poll()).any(|output| matches!(output, Output::Retire { .. })), "the engine is told");
 }
 
 #[test]
