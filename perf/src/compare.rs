@@ -28,7 +28,7 @@ pub use record::{Line, Machine, Mode, Noise, Plan, Process, Purpose, Record, SCH
 pub use report::{plots, report};
 pub use run::run;
 pub use stats::{Summary, ratios, slope};
-pub use subject::{Counts, Subject, Tunnel};
+pub use subject::{Subject, Tunnel};
 pub use table::table;
 pub use variant::Variant;
 

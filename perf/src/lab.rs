@@ -21,7 +21,7 @@ pub use cleanup::Folder;
 pub use guest::Guest;
 pub use host::Host;
 pub use namespace::{DeviceCounters, Namespace};
-pub use pair::{Family, Pair, PairOptions, SITES};
+pub use pair::{Counts, Family, Pair, PairOptions, SITES};
 pub(crate) use process::stat;
 pub use process::{descendants, name_of};
 pub use processors::allowed_processors;

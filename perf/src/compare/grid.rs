@@ -158,7 +158,7 @@ fn scale(record: &Record, wire: WireKind) -> Grid {
         grid.rows.push(row);
     }
     grid.notes = vec![
-        "peers-N: N peers more on each site, configured, with an endpoint to which there is no route, so without SAs. peers-up-N: the same with an IKE SA and a pair of SAs each that \
+        "peers-N: N peers more on each site, configured and closed by order, so without SAs. peers-up-N: the same with an IKE SA and a pair of SAs each that \
          carry nothing. prefixes-N: N prefixes more, 128 to a peer without SAs. The one peer in use is the same for all."
             .into(),
         format!("{} pairs: the ratio is taken within a round. Memory is resident memory (VmRSS) above that of the site with one peer, over N.", record.plan.rounds),

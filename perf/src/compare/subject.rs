@@ -1,7 +1,6 @@
 //! What is compared: Penstock, another VPN through its adaptor. Each has two namespaces and a wire of its own, so that the
 //! plain wire next to it is the very wire under it.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use super::adaptor::{Adaptor, Running, is_there};
 use super::reach;
 use super::variant::Variant;
-use crate::lab::{Family, Folder, Host, Namespace, Pair, PairOptions, SITES, Site, WireOptions, binary, first_line};
+use crate::lab::{Counts, Family, Folder, Host, Namespace, Pair, PairOptions, SITES, Site, WireOptions, binary, first_line};
 use crate::load::process_seconds;
 
 /// Something that makes a tunnel.
@@ -32,17 +31,9 @@ pub struct Tunnel {
     made: Made,
 }
 
-/// What a tunnel has counted since its start.
-#[derive(Clone, Debug, Default)]
-pub struct Counts {
-    /// Packets that it dropped, by reason.
-    pub drops: BTreeMap<String, u64>,
-    /// What moved between cores, by the engine's names.
-    pub moves: BTreeMap<String, u64>,
-}
-
 enum Made {
-    Pair(Box<Pair>),
+    /// With the engines' process ids.
+    Pair(Box<Pair>, [u32; 2]),
     Other(#[expect(dead_code, reason = "held so that it stays up")] Box<Running>),
 }
 
@@ -138,10 +129,14 @@ fn penstock(wire: &WireOptions, variant: &Variant) -> Result<Tunnel> {
     let inner = [pair.inner(0, Family::V4), pair.inner(1, Family::V4)];
     let outer = [pair.outer(0, Family::V4), pair.outer(1, Family::V4)];
     reach::wait(&inner[0], &inner[1], Duration::from_secs(10)).context("penstock")?;
+    if variant.peers + variant.prefixes > 0 {
+        close_idle(&mut pair, patience)?;
+    }
     if wanted > 1 || variant.peers + variant.prefixes > 0 {
         pair.sites.iter().try_for_each(|site| settle(site, patience))?;
     }
-    Ok(Tunnel { inner, outer, made: Made::Pair(Box::new(pair)) })
+    let engines = [pair.sites[0].engine_pid()?, pair.sites[1].engine_pid()?];
+    Ok(Tunnel { inner, outer, made: Made::Pair(Box::new(pair), engines) })
 }
 
 /// Takes the checksum out of every datagram of ESP that leaves by the device: each is one datagram on its own there, and the
@@ -157,6 +152,28 @@ fn send_unsummed(namespace: &Namespace, device: &str) -> Result<()> {
     let output = namespace.command(program).arg("-f").arg(&file).output().context("nft cannot be run")?;
     ensure!(output.status.success(), "nft: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(())
+}
+
+/// Closes all peers but the one in use, by order: an idle peer is not one that control tries to reach for ever.
+fn close_idle(pair: &mut Pair, patience: Duration) -> Result<()> {
+    let order = |site: &Site, words: &[&str]| {
+        let output = site.penstock(words)?;
+        // 1 says that it is not up yet, which is waited for below.
+        ensure!(
+            matches!(output.status.code(), Some(0 | 1)),
+            "{}: penstock {words:?}: {}",
+            site.name(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(())
+    };
+    for site in &pair.sites {
+        order(site, &["down"])?;
+    }
+    for (site, other) in pair.sites.iter().zip([SITES[1], SITES[0]]) {
+        order(site, &["up", other])?;
+    }
+    pair.sites.iter_mut().try_for_each(|site| site.wait_peers_up(1, patience).map(drop))
 }
 
 /// Waits until control has nothing more to do than on any other day: less than 3 % of a processor for a second.
@@ -184,11 +201,9 @@ impl Tunnel {
         for (side, host) in self.inner.iter().enumerate() {
             found.extend(host.namespace.processes()?.into_iter().map(|pid| (side, pid)));
         }
-        if let Made::Pair(pair) = &self.made {
+        if let Made::Pair(_, engines) = &self.made {
             // The engine has left the namespace for an empty one; it keeps only the descriptors that it was given.
-            for (side, site) in pair.sites.iter().enumerate() {
-                found.push((side, site.engine_pid()?));
-            }
+            found.extend(engines.iter().copied().enumerate());
         }
         found.sort_unstable();
         found.dedup();
@@ -201,7 +216,7 @@ impl Tunnel {
     /// If it does not answer.
     pub fn counts(&self) -> Result<Option<Counts>> {
         match &self.made {
-            Made::Pair(pair) => Ok(Some(Counts { drops: pair.drops()?, moves: pair.moves()? })),
+            Made::Pair(pair, _) => pair.counts().map(Some),
             Made::Other(_) => Ok(None),
         }
     }

@@ -25,11 +25,11 @@ pub struct Variant {
     pub without: Vec<String>,
     /// Whether the left site sends as a kernel's own ESP does: one datagram a send, without a UDP checksum.
     pub unsummed: bool,
-    /// Peers that are configured beside the one in use, with an endpoint that cannot be reached, so without an SA.
+    /// Peers that are configured beside the one in use and closed by order (`penstock down`), so without an SA.
     pub peers: usize,
     /// The same, but the other site answers for each of them: every one has an IKE SA and a pair of SAs that carry nothing.
     pub peers_up: usize,
-    /// Prefixes beside the one in use, 128 to a peer without an SA.
+    /// Prefixes beside the one in use, 128 to a peer that is closed by order.
     pub prefixes: usize,
 }
 

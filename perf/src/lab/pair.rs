@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use super::site::new_psk;
 use super::{Host, Namespace, Site, SiteOptions, Wire, WireOptions};
@@ -57,6 +58,18 @@ pub struct Pair {
     pub sites: [Site; 2],
     /// The wire.
     pub wire: Wire,
+}
+
+/// The counters of what moves between cores: flows, and packets that a core handed to another one.
+const MOVES: [&str; 3] = ["flow_moves", "outbound_handoff_out", "inbound_handoff_out"];
+
+/// What a pair has counted since its start.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Packets that did not arrive, by site and reason; only those that are not zero.
+    pub drops: BTreeMap<String, u64>,
+    /// What moved between cores, by the engine's names, both sites together.
+    pub moves: BTreeMap<String, u64>,
 }
 
 /// The names of the two sites, left and right; each is also what the other calls it as a peer.
@@ -111,51 +124,51 @@ impl Pair {
         self.sites.iter_mut().try_for_each(|site| site.wait_up(timeout).map(drop))
     }
 
+    /// What both sites have counted since the start, from one look at each.
+    ///
+    /// # Errors
+    /// If a site does not answer.
+    pub fn counts(&self) -> Result<Counts> {
+        let mut counts = Counts { drops: BTreeMap::new(), moves: MOVES.map(|name| (name.to_owned(), 0)).into() };
+        for site in &self.sites {
+            let state = site.show_json()?;
+            for core in state["cores"].as_array().context("no cores are shown")? {
+                for (name, count) in &mut counts.moves {
+                    *count += core["counters"][name].as_u64().with_context(|| format!("no {name} is shown"))?;
+                }
+            }
+            self.note_drops(site, &state, &mut counts.drops)?;
+        }
+        Ok(counts)
+    }
+
     /// Every count of a packet that did not arrive since the start, by site and name; only those that are not zero.
     ///
     /// # Errors
     /// If a site does not answer.
     pub fn drops(&self) -> Result<BTreeMap<String, u64>> {
-        let mut drops = BTreeMap::new();
-        for site in &self.sites {
-            let state = site.show_json()?;
-            let mut note = |reason: &str, count: u64| {
-                if count > 0 {
-                    *drops.entry(format!("{} {reason}", site.name())).or_insert(0) += count;
-                }
-            };
-            for (reason, count) in state["drops"].as_object().context("no drops are shown")? {
-                note(reason, count.as_u64().unwrap_or_default());
-            }
-            for core in state["cores"].as_array().context("no cores are shown")? {
-                note("receive_queue_overflows", core["counters"]["receive_queue_overflows"].as_u64().unwrap_or_default());
-            }
-            let device = state["interface"]["name"].as_str().context("no interface is shown")?;
-            let counters = site.namespace().device_counters(device)?;
-            note("packets dropped at the TUN queue", counters.tx_dropped);
-            note("packets refused by the TUN device", counters.rx_dropped + counters.rx_errors);
-            let wire = site.namespace().device_counters(&self.wire.device())?;
-            note("packets dropped on the wire", wire.rx_dropped + wire.rx_errors + wire.tx_dropped + wire.tx_errors);
-        }
-        Ok(drops)
+        Ok(self.counts()?.drops)
     }
 
-    /// What moved between cores since the start, on both sites: flows (`flow_moves`), and packets that a core handed to another one.
-    ///
-    /// # Errors
-    /// If a site does not answer.
-    pub fn moves(&self) -> Result<BTreeMap<String, u64>> {
-        const COUNTERS: [&str; 3] = ["flow_moves", "outbound_handoff_out", "inbound_handoff_out"];
-        let mut moves: BTreeMap<String, u64> = COUNTERS.map(|name| (name.to_owned(), 0)).into();
-        for site in &self.sites {
-            let state = site.show_json()?;
-            for core in state["cores"].as_array().context("no cores are shown")? {
-                for (name, count) in &mut moves {
-                    *count += core["counters"][name].as_u64().with_context(|| format!("no {name} is shown"))?;
-                }
+    fn note_drops(&self, site: &Site, state: &Value, drops: &mut BTreeMap<String, u64>) -> Result<()> {
+        let mut note = |reason: &str, count: u64| {
+            if count > 0 {
+                *drops.entry(format!("{} {reason}", site.name())).or_insert(0) += count;
             }
+        };
+        for (reason, count) in state["drops"].as_object().context("no drops are shown")? {
+            note(reason, count.as_u64().unwrap_or_default());
         }
-        Ok(moves)
+        for core in state["cores"].as_array().context("no cores are shown")? {
+            note("receive_queue_overflows", core["counters"]["receive_queue_overflows"].as_u64().unwrap_or_default());
+        }
+        let device = state["interface"]["name"].as_str().context("no interface is shown")?;
+        let counters = site.namespace().device_counters(device)?;
+        note("packets dropped at the TUN queue", counters.tx_dropped);
+        note("packets refused by the TUN device", counters.rx_dropped + counters.rx_errors);
+        let wire = site.namespace().device_counters(&self.wire.device())?;
+        note("packets dropped on the wire", wire.rx_dropped + wire.rx_errors + wire.tx_dropped + wire.tx_errors);
+        Ok(())
     }
 
     /// The host of the network behind a site.
