@@ -38,6 +38,11 @@ pub const BUFFER_BYTES: usize = 68 * 1024;
 /// Buffers taken from one source before the other has its turn: about 1 MiB, or 0.2 ms of work.
 pub const BUDGET: usize = 16;
 
+/// Bytes that a round on a ring moves before it submits what came of them and looks what else has come: two super-packets, or 0.1 ms
+/// of work, so that the peer works on the first while we work on the next, and a small packet that comes meanwhile does not wait
+/// for all that came before it.
+pub const ROUND_BYTES: usize = 128 * 1024;
+
 /// Orders and injected frames that wait for a core; the admin thread waits for each order anyway.
 pub const ERRANDS: usize = 64;
 

@@ -26,6 +26,9 @@ use crate::worker::core::{Core, Cut};
 use crate::worker::pace::{Pace, Sleep};
 
 mod message;
+mod reads;
+
+use reads::{Filled, Reads};
 
 /// The pause before a file that gave an error is read again, once it has given several in a row: a TUN device that was deleted
 /// fails each read at once.
@@ -80,7 +83,7 @@ pub struct Shell {
     uring: Uring,
     core: Core,
     reading: [Reading; File::ALL.len()],
-    reads: VecDeque<(u16, usize)>,
+    reads: Reads,
     receives: VecDeque<(File, u16, usize)>,
     lanes: [Lane; File::UDP.len()],
     writes_in_flight: usize,
@@ -100,7 +103,7 @@ impl Shell {
         let there = |file| file == File::Bell || core.files.get(file).is_some();
         Self {
             reading: File::ALL.map(|file| Reading { there: there(file), ..Reading::default() }),
-            reads: VecDeque::with_capacity(limits::TUN_BUFFERS.into()),
+            reads: Reads::new(limits::TUN_BUFFERS.into(), core.vnet_header_bytes),
             receives: VecDeque::with_capacity(limits::UDP_BUFFERS.into()),
             lanes: File::UDP.map(lane),
             writes_in_flight: 0,
@@ -169,7 +172,7 @@ impl Shell {
                     let reading = &mut self.reading[file.index()];
                     (reading.armed, reading.errors) = (!last, 0);
                     if file == File::Tun {
-                        self.reads.push_back((buffer, length));
+                        self.reads.push((buffer, length), self.uring.tun.bytes(buffer, length));
                     } else {
                         self.receives.push_back((file, buffer, length));
                     }
@@ -229,14 +232,19 @@ impl Shell {
 
     /// Filled buffers to the path, from both sides in turn, as long as there is room for what comes out.
     fn serve(&mut self) {
-        for _ in 0..limits::BUDGET {
-            let read = self.can_read().then(|| self.reads.pop_front()).flatten();
-            if let Some((buffer, length)) = read {
-                self.core.read(self.uring.tun.bytes(buffer, length));
-                self.uring.tun.give_back(buffer);
+        while let Some(filled) = self.can_read().then(|| self.reads.pop_small()).flatten() {
+            self.read(filled);
+        }
+        let mut bytes = 0;
+        while bytes < limits::ROUND_BYTES {
+            let read = self.can_read().then(|| self.reads.pop()).flatten();
+            if let Some(filled) = read {
+                bytes += filled.1;
+                self.read(filled);
             }
             let receive = self.can_receive().then(|| self.receives.pop_front()).flatten();
             if let Some((file, buffer, length)) = receive {
+                bytes += length;
                 let message = message::parse(self.uring.udp.bytes(buffer, length));
                 let cut = Cut { payload: message.payload_cut, control: message.control_cut };
                 self.core.received(file.index(), message.from, &message.told, cut, message.payload);
@@ -246,6 +254,11 @@ impl Shell {
                 return;
             }
         }
+    }
+
+    fn read(&mut self, (buffer, length): Filled) {
+        self.core.read(self.uring.tun.bytes(buffer, length));
+        self.uring.tun.give_back(buffer);
     }
 
     /// What the path made ready to the ring.
