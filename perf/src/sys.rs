@@ -27,6 +27,19 @@ pub(crate) fn enter_network(namespace: impl AsFd) -> io::Result<()> {
     checked(unsafe { libc::setns(namespace.as_fd().as_raw_fd(), libc::CLONE_NEWNET) }).map(drop)
 }
 
+/// Lets the calling thread run soon after it wakes up: turns of 100 us instead of milliseconds (Linux 6.12), and a nice value of -20.
+/// A thread that it starts is as others again.
+pub(crate) fn come_soon() -> io::Result<()> {
+    // SAFETY: all-zero bytes are a valid `sched_attr`.
+    let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
+    attributes.size = size_of::<libc::sched_attr>() as u32;
+    (attributes.sched_nice, attributes.sched_runtime) = (-20, 100_000);
+    attributes.sched_flags = libc::SCHED_FLAG_RESET_ON_FORK as u64;
+    // SAFETY: the kernel only reads the structure, whose size stands in it; 0 is the calling thread.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    checked(result as c_int).map(drop)
+}
+
 /// Sends `signal` to one process. Errors: the kernel's, `ESRCH` if there is no such process.
 pub(crate) fn signal(pid: u32, signal: c_int) -> io::Result<()> {
     let pid = libc::pid_t::try_from(pid).map_err(|_| io::ErrorKind::InvalidInput)?;
