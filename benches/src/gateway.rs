@@ -99,9 +99,9 @@ impl Scale {
         let prefix = |(ip, length)| Prefix::new(ip, length).expect("a length");
         let local = prefix(if self.v6 { LOCAL_V6 } else { LOCAL_V4 });
         let policies = (0..self.peers).map(|peer| {
-            let remotes: Vec<_> = (peer..self.prefixes).step_by(self.peers as usize).map(|number| self.prefix(number)).collect();
-            let pairs = remotes.iter().map(|remote| (local, prefix(*remote))).collect();
-            (Policy { id: peer + 1, name: format!("peer-{peer}"), pairs, lasting: Arc::new(Lasting::new(1)) }, remotes)
+            let remotes = (peer..self.prefixes).step_by(self.peers as usize).map(|number| self.prefix(number));
+            let pairs = remotes.map(|remote| (local, prefix(remote))).collect();
+            Policy { id: peer + 1, name: format!("peer-{peer}"), pairs, lasting: Arc::new(Lasting::new(1)) }
         });
         PolicyTable::new(1, policies.collect())
     }

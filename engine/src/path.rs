@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use penstock_uapi::{Counter, Drop};
 
-use crate::policy::PolicyTable;
+use crate::policy::{PolicyTable, Reach};
 use crate::sa::{self, Inbound, Outbound, Pair};
 use crate::slots::{Inbox, Outbox, SendSlot, WriteSlot};
 use crate::tally::{Moment, Tally};
@@ -204,13 +204,15 @@ pub struct Path {
     merge: Merge,
     now: Moment,
     tally: Arc<Tally>,
-    /// The policy of the last packet and its destination: most packets of a batch go one way.
-    last_route: Option<(IpAddr, usize)>,
+    /// Where the last packet's destination led: most packets of a batch go one way.
+    last_route: Option<(IpAddr, Reach)>,
     unknown_spi_ms: u64,
     /// A path MTU was told since the last tick.
     path_mtu_told: bool,
     parked: u32,
     moved_ms: u64,
+    /// The pair that the next tick begins with.
+    tick_at: usize,
     /// What found no room on its way out.
     leaving: Option<Remains>,
 }
@@ -234,6 +236,7 @@ impl Path {
             path_mtu_told: false,
             parked: 0,
             moved_ms: 0,
+            tick_at: 0,
             leaving: None,
         }
     }

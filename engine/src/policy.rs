@@ -1,11 +1,14 @@
 //! Policies: which inner packets may pass to and from which peer. Built by the admin thread as a whole, read by every core.
 
+mod reach;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::route;
+use reach::Reaches;
+pub use reach::{Candidate, Reach};
 
 /// What a core counts for a policy. One writer each; it goes on from table to table, so nothing is ever reset.
 #[derive(Debug, Default)]
@@ -58,7 +61,7 @@ impl Lasting {
 }
 
 /// An address prefix as a pair of numbers, so that holding an address is a shift and a comparison.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Prefix {
     v6: bool,
     bits: u128,
@@ -73,20 +76,33 @@ impl Prefix {
         (length <= width).then(|| Self { v6, bits: high(bits, length), length })
     }
 
-    /// Whether the prefix holds an address.
-    #[must_use]
-    pub fn holds(&self, ip: IpAddr) -> bool {
-        let (v6, bits, _) = key(ip);
-        v6 == self.v6 && high(bits, self.length) == self.bits
+    /// The prefix of this length that holds it; itself if that is not shorter.
+    fn around(self, length: u8) -> Self {
+        let length = length.min(self.length);
+        let bits = if length == 0 { 0 } else { self.bits >> (self.length - length) };
+        Self { bits, length, ..self }
+    }
+
+    /// Its first and its last address, at the low end of 128 bits.
+    fn range(self) -> (u128, u128) {
+        let width = if self.v6 { 128 } else { 32 };
+        let host = u128::MAX.checked_shr(128 - width + u32::from(self.length)).unwrap_or(0) & (u128::MAX >> (128 - width));
+        let first = self.bits.checked_shl(width - u32::from(self.length)).unwrap_or(0);
+        (first, first | host)
+    }
+
+    /// Its first address and its length.
+    fn parts(self) -> (IpAddr, u8) {
+        let (first, _) = self.range();
+        let v4 = || u32::try_from(first).unwrap_or_default();
+        (if self.v6 { IpAddr::V6(first.into()) } else { IpAddr::V4(v4().into()) }, self.length)
     }
 }
 
 impl From<&Prefix> for penstock_uapi::Prefix {
     fn from(prefix: &Prefix) -> Self {
-        let bits = if prefix.length == 0 { 0 } else { prefix.bits << (128 - u32::from(prefix.length)) };
-        let v4 = u32::try_from(bits >> 96).unwrap_or_default();
-        let ip = if prefix.v6 { IpAddr::V6(bits.into()) } else { IpAddr::V4(v4.into()) };
-        Self::new(ip, prefix.length)
+        let (ip, length) = prefix.parts();
+        Self::new(ip, length)
     }
 }
 
@@ -115,20 +131,6 @@ pub struct Policy {
     pub lasting: Arc<Lasting>,
 }
 
-impl Policy {
-    /// Whether a packet between these inner addresses, seen from this side, belongs to an agreed pair.
-    #[must_use]
-    pub fn holds(&self, local: IpAddr, remote: IpAddr) -> bool {
-        self.pairs.iter().any(|(ours, theirs)| ours.holds(local) && theirs.holds(remote))
-    }
-
-    /// Whether an address is on the peer's side of an agreed pair.
-    #[must_use]
-    pub fn reaches(&self, remote: IpAddr) -> bool {
-        self.pairs.iter().any(|(_, theirs)| theirs.holds(remote))
-    }
-}
-
 /// All policies of one generation.
 #[derive(Debug)]
 pub struct PolicyTable {
@@ -136,82 +138,73 @@ pub struct PolicyTable {
     pub generation: u64,
     /// Sorted by id.
     pub policies: Vec<Policy>,
-    /// From a peer's subnets to the policy's place in [`Self::policies`].
-    remotes: route::Table<u32>,
-    /// Of each policy: where its peer's first one stands, and where the next one of its peer does. The last one's next is the first.
-    kin: Vec<Kin>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Kin {
-    first: usize,
-    next: usize,
+    reaches: Reaches,
+    /// Of each policy: where its peer's first one stands.
+    peers: Vec<usize>,
 }
 
 /// Policies of one name are one peer's, one for each set of pairs that its children have.
-fn kin(policies: &[Policy]) -> Vec<Kin> {
-    let mut rings: HashMap<&str, Kin> = HashMap::new();
-    let mut kin: Vec<Kin> = Vec::with_capacity(policies.len());
-    for (at, policy) in policies.iter().enumerate() {
-        kin.push(*rings.entry(&policy.name).or_insert(Kin { first: at, next: at }));
-    }
-    // From the back, so that the last one of a ring is given its first.
-    for (at, policy) in policies.iter().enumerate().rev() {
-        if let Some(ring) = rings.get_mut(policy.name.as_str()) {
-            kin[at].next = std::mem::replace(&mut ring.next, at);
-        }
-    }
-    kin
+fn peers(policies: &[Policy]) -> Vec<usize> {
+    let mut first: HashMap<&str, usize> = HashMap::new();
+    policies.iter().enumerate().map(|(at, policy)| *first.entry(&policy.name).or_insert(at)).collect()
 }
 
 impl PolicyTable {
-    /// Builds a table; `remotes` are the prefixes of each policy's pairs, given again with their lengths for the route table.
+    /// Builds a table.
     #[must_use]
-    pub fn new(generation: u64, mut policies: Vec<(Policy, Vec<(IpAddr, u8)>)>) -> Self {
-        policies.sort_by_key(|(policy, _)| policy.id);
-        let prefixes = policies.iter().enumerate().flat_map(|(at, (_, remotes))| {
-            let at = u32::try_from(at).unwrap_or(u32::MAX);
-            remotes.iter().map(move |(ip, length)| (*ip, *length, at))
-        });
-        let remotes = route::Table::build(prefixes);
-        let policies: Vec<Policy> = policies.into_iter().map(|(policy, _)| policy).collect();
-        let kin = kin(&policies);
-        Self { generation, policies, remotes, kin }
+    pub fn new(generation: u64, mut policies: Vec<Policy>) -> Self {
+        policies.sort_by_key(|policy| policy.id);
+        let peers = peers(&policies);
+        let reaches = Reaches::new(&policies, &peers);
+        Self { generation, policies, reaches, peers }
     }
 
-    /// The place of the policy whose remote subnets hold an address, by the longest prefix.
+    /// The policies of the peer whose remote subnets hold an address, by the longest prefix.
+    #[inline]
     #[must_use]
-    pub fn route(&self, ip: IpAddr) -> Option<usize> {
-        let found = match ip {
-            IpAddr::V4(v4) => self.remotes.lookup_v4(v4.octets()),
-            IpAddr::V6(v6) => self.remotes.lookup_v6(v6.octets()),
-        };
-        found.map(|at| at as usize)
+    pub fn route(&self, remote: IpAddr) -> Option<Reach> {
+        self.reaches.route(remote)
     }
 
-    /// The policy at `at` and then the other ones of its peer.
-    pub fn kin(&self, at: usize) -> impl Iterator<Item = usize> + '_ {
-        let next = move |now: &usize| self.kin.get(*now).map(|kin| kin.next).filter(|next| *next != at);
-        std::iter::successors(Some(at), next)
+    /// Those policies, as far as a pair of theirs has the address: the one with the longest prefix first.
+    #[inline]
+    #[must_use]
+    pub fn candidates(&self, reach: Reach) -> &[Candidate] {
+        self.reaches.candidates(reach)
+    }
+
+    /// Whether the candidate has a pair with this local address and the remote one that led to it.
+    #[inline]
+    #[must_use]
+    pub fn holds(&self, candidate: &Candidate, local: IpAddr) -> bool {
+        self.reaches.holds(candidate, local)
     }
 
     /// Whether two policies are of one peer, by their places.
     #[must_use]
     pub fn of_one_peer(&self, one: usize, other: usize) -> bool {
-        self.kin.get(one).zip(self.kin.get(other)).is_some_and(|(one, other)| one.first == other.first)
+        self.peers.get(one).zip(self.peers.get(other)).is_some_and(|(one, other)| one == other)
     }
 
     /// What a core counts for the peer of a policy: the first policy of a peer has it for all of them, so that nothing is
     /// lost from a total when the others go.
     #[must_use]
     pub fn cell(&self, at: usize, core: u16) -> Option<&Cell> {
-        self.policies.get(self.kin.get(at)?.first)?.lasting.cells.get(usize::from(core))
+        self.policies.get(*self.peers.get(at)?)?.lasting.cells.get(usize::from(core))
     }
 
     /// The place of a policy by its number.
     #[must_use]
     pub fn place(&self, id: u32) -> Option<usize> {
         self.policies.binary_search_by_key(&id, |policy| policy.id).ok()
+    }
+
+    /// The same, if it is likely to be where it was.
+    #[inline]
+    #[must_use]
+    pub fn place_near(&self, id: u32, last: usize) -> Option<usize> {
+        let unmoved = self.policies.get(last).is_some_and(|policy| policy.id == id);
+        if unmoved { Some(last) } else { self.place(id) }
     }
 }
 
@@ -222,32 +215,50 @@ mod tests {
     use super::{Lasting, Policy, PolicyTable, Prefix};
 
     #[test]
-    fn policies_of_one_name_are_found_from_each_of_them() {
-        let policy =
-            |id: u32, name: &str| (Policy { id, name: name.into(), pairs: Vec::new(), lasting: Arc::new(Lasting::new(1)) }, Vec::new());
+    fn policies_of_one_name_are_one_peers() {
+        let policy = |id: u32, name: &str| Policy { id, name: name.into(), pairs: Vec::new(), lasting: Arc::new(Lasting::new(1)) };
         let all = [(9, "b"), (1, "a"), (3, "b"), (5, "b"), (7, "c")];
         let table = PolicyTable::new(1, all.map(|(id, name)| policy(id, name)).into());
         // Sorted: a 1, b 3, b 5, c 7, b 9.
-        let kin = |at| table.kin(at).collect::<Vec<_>>();
-        assert_eq!([kin(0), kin(1), kin(2), kin(3), kin(4)], [vec![0], vec![1, 2, 4], vec![2, 4, 1], vec![3], vec![4, 1, 2]]);
-        assert!(table.of_one_peer(4, 1) && !table.of_one_peer(4, 3));
+        assert!(table.of_one_peer(4, 1) && table.of_one_peer(1, 2) && !table.of_one_peer(4, 3) && !table.of_one_peer(0, 9));
         let counted = |at| std::ptr::from_ref(table.cell(at, 0).expect("a core"));
         assert!(counted(4) == counted(1) && counted(2) == counted(1) && counted(3) != counted(1));
     }
 
     #[test]
-    fn a_prefix_holds_its_own() {
-        let prefix = |ip: &str, length| Prefix::new(ip.parse().expect("an address"), length).expect("a length");
-        let ip = |text: &str| text.parse().expect("an address");
-        assert!(prefix("10.1.0.0", 16).holds(ip("10.1.255.255")) && !prefix("10.1.0.0", 16).holds(ip("10.2.0.0")));
-        assert!(prefix("0.0.0.0", 0).holds(ip("1.2.3.4")) && !prefix("0.0.0.0", 0).holds(ip("::1")));
-        assert!(prefix("::", 0).holds(ip("::1")) && !prefix("::", 0).holds(ip("1.2.3.4")));
-        assert!(prefix("fd00::7", 128).holds(ip("fd00::7")) && !prefix("fd00::7", 128).holds(ip("fd00::6")));
-        assert!(prefix("10.0.0.1", 32).holds(ip("10.0.0.1")) && !prefix("10.0.0.1", 32).holds(ip("10.0.0.0")));
-        assert_eq!(Prefix::new(ip("10.0.0.0"), 33), None);
-        for (net, length) in [("10.1.0.0", 16), ("0.0.0.0", 0), ("::", 0), ("fd00::7", 128), ("10.0.0.1", 32)] {
-            let told = penstock_uapi::Prefix::from(&prefix(net, length));
-            assert_eq!(told.parts(), Some((ip(net), length)));
+    fn a_policy_is_found_where_it_was_and_where_it_went() {
+        let policy = |id: u32| Policy { id, name: id.to_string(), pairs: Vec::new(), lasting: Arc::new(Lasting::new(1)) };
+        let table = PolicyTable::new(1, [3, 5, 9].map(policy).into());
+        for last in 0..5 {
+            assert_eq!([3, 5, 9, 4].map(|id| table.place_near(id, last)), [Some(0), Some(1), Some(2), None]);
         }
+    }
+
+    #[test]
+    fn a_prefix_is_what_it_was_made_of() {
+        let ip = |text: &str| text.parse().expect("an address");
+        assert_eq!(Prefix::new(ip("10.0.0.0"), 33), None);
+        for (host, net, length, last) in [
+            ("10.1.2.3", "10.1.0.0", 16, "10.1.255.255"),
+            ("1.2.3.4", "0.0.0.0", 0, "255.255.255.255"),
+            ("10.0.0.1", "10.0.0.1", 32, "10.0.0.1"),
+        ] {
+            let prefix = Prefix::new(ip(host), length).expect("a length");
+            assert_eq!(prefix.parts(), (ip(net), length));
+            let number = |text: &str| u128::from(u32::from(text.parse::<std::net::Ipv4Addr>().expect("an address")));
+            assert_eq!(prefix.range(), (number(net), number(last)));
+            assert_eq!(penstock_uapi::Prefix::from(&prefix).parts(), Some((ip(net), length)));
+        }
+        for (host, net, length, last) in [("fd00::7", "fd00::", 64, "fd00::ffff:ffff:ffff:ffff"), ("fd00::7", "fd00::7", 128, "fd00::7")] {
+            let prefix = Prefix::new(ip(host), length).expect("a length");
+            assert_eq!(prefix.parts(), (ip(net), length));
+            let number = |text: &str| u128::from(text.parse::<std::net::Ipv6Addr>().expect("an address"));
+            assert_eq!(prefix.range(), (number(net), number(last)));
+            assert_eq!(prefix.around(200), prefix);
+        }
+        let all = Prefix::new(ip("::1"), 0).expect("a length");
+        assert_eq!((all.range(), all.parts()), ((0, u128::MAX), (ip("::"), 0)));
+        let deep = Prefix::new(ip("10.1.2.3"), 24).expect("a length");
+        assert_eq!((deep.around(8).parts(), deep.around(0).parts()), ((ip("10.0.0.0"), 8), (ip("0.0.0.0"), 0)));
     }
 }

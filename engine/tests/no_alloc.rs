@@ -56,7 +56,7 @@ fn table() -> Arc<PolicyTable> {
     let prefix = |(ip, length)| Prefix::new(ip, length).expect("a length");
     let pairs = vec![(prefix(net(1)), prefix(net(2))), (prefix(net(2)), prefix(net(1)))];
     let policy = Policy { id: 1, name: "self".into(), pairs, lasting: Arc::new(Lasting::new(2)) };
-    Arc::new(PolicyTable::new(1, vec![(policy, vec![net(1), net(2)])]))
+    Arc::new(PolicyTable::new(1, vec![policy]))
 }
 
 fn key() -> Key {

@@ -97,7 +97,7 @@ fn table(local: u8, remote: u8) -> Arc<PolicyTable> {
     };
     let peer = policy(PEER, &[(v4(local), v4(remote)), (v6(local), v6(remote))]);
     let other = policy(PEER + 1, &[(v4(local), nested)]);
-    Arc::new(PolicyTable::new(1, vec![(peer, vec![v4(remote), v6(remote)]), (other, vec![nested])]))
+    Arc::new(PolicyTable::new(1, vec![peer, other]))
 }
 
 impl Site {

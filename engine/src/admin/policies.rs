@@ -132,9 +132,8 @@ impl Master {
         let lasting: HashMap<u32, Arc<Lasting>> = self.all().map(|policy| (policy.id, Arc::clone(&policy.lasting))).collect();
         let policies = building.policies.into_iter().map(|(id, (name, pairs))| {
             let lasting = lasting.get(&id).cloned().unwrap_or_else(|| Arc::new(Lasting::new(self.cores)));
-            let remotes = pairs.iter().filter_map(|pair| pair.remote.parts()).collect();
             let pairs = pairs.iter().filter_map(both).collect();
-            (Policy { id, name, pairs, lasting }, remotes)
+            Policy { id, name, pairs, lasting }
         });
         Ok(Arc::new(PolicyTable::new(building.generation, policies.collect())))
     }

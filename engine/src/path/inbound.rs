@@ -94,8 +94,10 @@ impl Path {
             return Err(Drop::InboundNoBuffer);
         }
         let table = &self.policies.table;
-        let cell = table.place(pair.policy).and_then(|at| table.cell(at, self.config.core));
-        let opened = match open_frame(pair, &mut self.merge, table, receive, frame, io) {
+        let place = table.place_near(pair.policy, pair.policy_place);
+        pair.policy_place = place.unwrap_or_default();
+        let cell = place.and_then(|at| table.cell(at, self.config.core));
+        let opened = match open_frame(pair, &mut self.merge, (table, place), receive, frame, io) {
             Ok(opened) => opened,
             Err(reason) => {
                 // Forgeries use a key up, too, and its time may be over.
@@ -169,12 +171,11 @@ struct Opened {
 fn open_frame(
     pair: &mut Pair,
     merge: &mut Merge,
-    table: &PolicyTable,
+    (table, place): (&PolicyTable, Option<usize>),
     receive: &Receive,
     frame: &[u8],
     io: &mut Io<'_>,
 ) -> Result<Opened, Drop> {
-    let policy = pair.policy;
     let inbound = pair.inbound.as_mut().filter(|inbound| !inbound.expired).ok_or(Drop::InboundKeyExhausted)?;
     let (slot, at) = landing(merge, frame.len(), io).ok_or(Drop::InboundNoBuffer)?;
     let room = slot.data.get_mut(at..).ok_or(Drop::InboundNoBuffer)?;
@@ -188,7 +189,7 @@ fn open_frame(
     let newest = authenticated.is_newest();
     let checked = authenticated.decapsulate().and_then(|(next_header, inner)| {
         let bytes = inner.len();
-        check(next_header, inner, receive.tos, policy, table).map(|ip| (ip, bytes))
+        check(next_header, inner, receive.tos, table, place).map(|ip| (ip, bytes))
     });
     match checked {
         Ok((ip, bytes)) => {
@@ -236,7 +237,7 @@ fn deliver(merge: &mut Merge, ip: &Ip, io: &mut Io<'_>) {
 }
 
 /// What an inner packet must be before it is delivered (RFC 4301 section 5.2, RFC 4303 section 3.4.4).
-fn check(next_header: u8, inner: &mut [u8], outer_tos: u8, policy: u32, table: &PolicyTable) -> Result<Ip, Drop> {
+fn check(next_header: u8, inner: &mut [u8], outer_tos: u8, table: &PolicyTable, place: Option<usize>) -> Result<Ip, Drop> {
     match next_header {
         NEXT_HEADER_NONE => return Err(Drop::Dummy),
         NEXT_HEADER_IPV4 | NEXT_HEADER_IPV6 => {}
@@ -248,11 +249,10 @@ fn check(next_header: u8, inner: &mut [u8], outer_tos: u8, policy: u32, table: &
     }
     // The source must lead back to the same peer by the longest prefix, not merely lie in one of its subnets.
     let back = table.route(ip.source).ok_or(Drop::SourceNotPeer)?;
-    let own = table.place(policy).filter(|own| table.of_one_peer(*own, back)).ok_or(Drop::SourceNotPeer)?;
     // And both ends must be within what was agreed for this very SA.
-    let policy = table.policies.get(own).ok_or(Drop::SourceNotPeer)?;
-    if !policy.holds(ip.destination, ip.source) {
-        return Err(if policy.reaches(ip.source) { Drop::DestinationNotLocal } else { Drop::SourceNotPeer });
+    let own = table.candidates(back).iter().find(|candidate| Some(candidate.place()) == place).ok_or(Drop::SourceNotPeer)?;
+    if !table.holds(own, ip.destination) {
+        return Err(Drop::DestinationNotLocal);
     }
     if !ecn::carry_over(inner, &mut ip, outer_tos) {
         return Err(Drop::Ecn);

@@ -10,6 +10,7 @@ use super::{Event, Io, Path, ecn};
 use crate::esp::packet::{NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, frame_bytes};
 use crate::esp::seal::SealError;
 use crate::packet::ip::{Ip, UDP};
+use crate::policy::{Candidate, Reach};
 use crate::sa::Outbound;
 use crate::sa::pair::bump;
 use crate::slots::Envelope;
@@ -69,34 +70,34 @@ impl Path {
         }
     }
 
-    fn route(&mut self, destination: IpAddr) -> Option<usize> {
-        if let Some((last, at)) = self.last_route
+    fn route(&mut self, destination: IpAddr) -> Option<Reach> {
+        if let Some((last, reach)) = self.last_route
             && last == destination
         {
-            return Some(at);
+            return Some(reach);
         }
-        let at = self.policies.table.route(destination)?;
-        self.last_route = Some((destination, at));
-        Some(at)
+        let reach = self.policies.table.route(destination)?;
+        self.last_route = Some((destination, reach));
+        Some(reach)
     }
 
     /// Of the policies of the peer that a packet goes to, the one that holds its addresses and can send; else one that holds them.
-    fn choose(&self, routed: usize, ip: &Ip) -> Option<usize> {
+    fn choose(&self, reach: Reach, source: IpAddr) -> Option<usize> {
         let table = &self.policies.table;
-        let policy = |at: &usize| table.policies.get(*at);
-        let holding = || table.kin(routed).filter(|at| policy(at).is_some_and(|policy| policy.holds(ip.source, ip.destination)));
+        let mut holding = table.candidates(reach).iter().filter(|candidate| table.holds(candidate, source)).map(Candidate::place);
         let sends = |at: &usize| {
             self.policies.states.get(*at).is_some_and(|state| state.active != 0)
-                || policy(at).is_some_and(|policy| policy.lasting.fallback().is_some())
+                || table.policies.get(*at).is_some_and(|policy| policy.lasting.fallback().is_some())
         };
-        holding().find(sends).or_else(|| holding().next())
+        let first = holding.next()?;
+        if sends(&first) { Some(first) } else { holding.find(sends).or(Some(first)) }
     }
 
     fn way(&mut self, now_ms: u64, read: &Read, io: &mut Io<'_>) -> Result<(usize, Way), Drop> {
         let ip = &read.ip;
-        let routed = self.route(ip.destination).ok_or(Drop::NoRoute)?;
+        let reach = self.route(ip.destination).ok_or(Drop::NoRoute)?;
         // RFC 4301 section 5.1: both ends of the packet must be within what was agreed for the SA that it leaves by.
-        let at = self.choose(routed, ip).ok_or(Drop::SourceNotLocal)?;
+        let at = self.choose(reach, ip.source).ok_or(Drop::SourceNotLocal)?;
         let policy = self.policies.table.policies.get(at).ok_or(Drop::NoRoute)?;
         let state = self.policies.states.get_mut(at).ok_or(Drop::NoRoute)?;
         if state.active != 0 {

@@ -206,7 +206,7 @@ fn table_with(lasting: &Arc<Lasting>, local: u8, remote: u8) -> Arc<PolicyTable>
     let nested = (IpAddr::from([10, remote, 9, 0]), 24);
     let lasting = Arc::new(Lasting::new(2));
     let other = Policy { id: PEER + 1, name: "other".into(), pairs: vec![(prefix(v4(local)), prefix(nested))], lasting };
-    Arc::new(PolicyTable::new(1, vec![(policy, vec![v4(remote), v6(remote)]), (other, vec![nested])]))
+    Arc::new(PolicyTable::new(1, vec![policy, other]))
 }
 
 fn spi(core: u8, number: u32) -> u32 {

@@ -177,6 +177,8 @@ pub struct Pair {
     pub spi: u32,
     /// The policy's number.
     pub policy: u32,
+    /// Where the policy stood in the table when it was last looked for.
+    pub policy_place: usize,
     /// The inbound half; `None` while only announced.
     pub inbound: Option<Inbound>,
     /// The outbound half, once installed.
@@ -193,13 +195,23 @@ impl Pair {
     /// An announced SPI.
     #[must_use]
     pub fn expected(spi: u32, policy: u32) -> Self {
-        Self { spi, policy, inbound: None, outbound: None, parking: Some(Parking::new()), ends_ms: None, shared: Arc::default() }
+        Self {
+            spi,
+            policy,
+            policy_place: 0,
+            inbound: None,
+            outbound: None,
+            parking: Some(Parking::new()),
+            ends_ms: None,
+            shared: Arc::default(),
+        }
     }
 
     /// A pair with its inbound half.
     #[must_use]
     pub fn installed(spi: u32, policy: u32, inbound: Inbound) -> Self {
-        let pair = Self { spi, policy, inbound: Some(inbound), outbound: None, parking: None, ends_ms: None, shared: Arc::default() };
+        let inbound = Some(inbound);
+        let pair = Self { spi, policy, policy_place: 0, inbound, outbound: None, parking: None, ends_ms: None, shared: Arc::default() };
         pair.enter(phase::INBOUND);
         pair
     }

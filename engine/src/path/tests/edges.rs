@@ -61,7 +61,7 @@ fn one_batch_may_go_to_several_peers() {
     let net = |site: u8| (IpAddr::from([10, site, 0, 0]), 16);
     let prefix = |(ip, length)| Prefix::new(ip, length).expect("a length");
     let only = |id| Policy { id, name: "only".into(), pairs: vec![(prefix(net(1)), prefix(net(2)))], lasting: Arc::new(Lasting::new(2)) };
-    let table = PolicyTable::new(2, vec![(only(PEER), vec![net(2)]), (only(PEER + 1), Vec::new())]);
+    let table = PolicyTable::new(2, vec![only(PEER), only(PEER + 1)]);
     left.apply(Order::Policies(Box::new(Policies::new(Arc::new(table)))));
     assert_eq!(left.send(&[to_nested.clone()]).len(), 1);
     left.with(|path, now, io| path.outbound(now, &mut to_nested.clone(), io));
@@ -252,7 +252,7 @@ fn two_sets(local: u8, remote: u8, nested_local: bool) -> Arc<PolicyTable> {
     let (here, there) = if nested_local { (seven(local), net(remote)) } else { (net(local), seven(remote)) };
     let policy = |id, local, remote: (IpAddr, u8)| {
         let pairs = vec![(prefix(local), prefix(remote))];
-        (Policy { id, name: "peer".into(), pairs, lasting: Arc::new(Lasting::new(2)) }, vec![remote])
+        Policy { id, name: "peer".into(), pairs, lasting: Arc::new(Lasting::new(2)) }
     };
     Arc::new(PolicyTable::new(5, vec![policy(PEER, net(local), net(remote)), policy(SECOND, here, there)]))
 }

@@ -148,3 +148,27 @@ fn a_new_key_is_asked_for_before_the_old_ones_time_is_up() {
     assert_eq!(left.told.events, [Event::Limit { spi: spi(0, 0), hard: false, outbound: true }], "without a packet, and once");
     assert_eq!(left.send(&[Flow::new(false, false).plain(b"still good")]).len(), 1);
 }
+
+#[test]
+fn many_pairs_have_their_turn_over_several_ticks() {
+    let (mut left, _) = pair();
+    left.path = Path::new(Config { pairs_max: 1000, ..left.path.config }, Arc::new(Tally::default()));
+    let limits = Limits { hard_ms: U64::new(1000), ..Limits::default() };
+    let spis: Vec<u32> = (0..600).map(|number| spi(0, number)).collect();
+    for own in &spis {
+        left.apply(Order::InstallInbound(inbound(*own, 1, limits)));
+        left.apply(Order::Retire { spi: *own, drain_ms: 10_000 });
+    }
+    let expired = |core: &Core| core.path.pairs.iter().filter(|pair| pair.inbound.as_ref().is_some_and(|half| half.expired)).count();
+    left.tick(2000);
+    assert!((1..600).contains(&expired(&left)), "packets do not wait for all of them");
+    (0..2).for_each(|_| left.tick(2050));
+    assert_eq!(expired(&left), 600);
+    let before = left.told.remains;
+    // Given that all have drained, when a tick for each has passed, then all are given away, one a tick.
+    for tick in 0..600 {
+        left.tick(11_000 + tick);
+        assert_eq!(left.told.remains - before, tick as usize + 1);
+    }
+    assert_eq!(left.path.pairs.count(), 0);
+}
