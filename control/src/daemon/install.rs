@@ -1,6 +1,8 @@
 //! The steps of a two-phase install, each a task of its own, so that a slow engine holds up nothing else. The types
 //! of [`penstock_uapi::install`] keep the order: what a step needs is what the step before it returned.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -39,6 +41,9 @@ pub(super) struct Installer {
     pub(super) policies: Rc<Policies>,
     pub(super) epoch: u64,
     pub(super) finished: mpsc::Sender<Finished>,
+    /// The inbound SAs on their way into the engine, by SPI, and whether they were retired meanwhile: an install waits for the
+    /// policy table, a retirement does not, and would find nothing yet.
+    pub(super) installing: Rc<RefCell<HashMap<u32, bool>>>,
 }
 
 impl Installer {
@@ -57,18 +62,30 @@ impl Installer {
         self.spawn(child, async move { Expected::announce(&client, spi, peer.0).await.map(Token::Expected) });
     }
 
+    /// Installs the inbound half. One that is retired before it stands is taken away as soon as it does, and nobody is told: its
+    /// child is gone.
     pub(super) fn inbound(&self, child: ChildId, earlier: Option<Token>, inbound: NewInbound) {
-        let this = self.clone();
-        self.spawn(child, async move {
-            let NewInbound { peer, spi, key, window, selectors } = inbound;
-            let policy = this.policies.agree(&this.client, peer, spi.value(), &selectors).await?;
-            let limits = Limits::default();
-            let installed = match earlier {
-                Some(Token::Expected(expected)) => expected.install(&this.client, policy, key, window, limits).await,
-                _ => Inbound::install(&this.client, spi, policy, key, window, limits).await,
-            };
-            installed.map(Token::Inbound)
+        let (this, spi) = (self.clone(), inbound.spi.value());
+        self.installing.borrow_mut().insert(spi, false);
+        tokio::task::spawn_local(async move {
+            let result = this.install(earlier, inbound).await.map_err(|error| error.to_string());
+            if this.installing.borrow_mut().remove(&spi) == Some(true) {
+                return this.retire(None, spi, 0);
+            }
+            // The daemon is ending if nobody listens.
+            let _ = this.finished.send(Finished { epoch: this.epoch, child, result }).await;
         });
+    }
+
+    async fn install(&self, earlier: Option<Token>, inbound: NewInbound) -> Result<Token, EngineError> {
+        let NewInbound { peer, spi, key, window, selectors } = inbound;
+        let policy = self.policies.agree(&self.client, peer, spi.value(), &selectors).await?;
+        let limits = Limits::default();
+        let installed = match earlier {
+            Some(Token::Expected(expected)) => expected.install(&self.client, policy, key, window, limits).await,
+            _ => Inbound::install(&self.client, spi, policy, key, window, limits).await,
+        };
+        installed.map(Token::Inbound)
     }
 
     /// Activates the outbound half; an order without its inbound half is a fault of the caller's and fails.
@@ -84,6 +101,9 @@ impl Installer {
 
     /// Retires a pair, or by its SPI what has not become one; what the engine does not know is gone already.
     pub(super) fn retire(&self, earlier: Option<Token>, spi: u32, drain_ms: u32) {
+        if let Some(retired) = self.installing.borrow_mut().get_mut(&spi) {
+            *retired = true;
+        }
         let (client, policies) = (self.client.clone(), self.policies.clone());
         tokio::task::spawn_local(async move {
             let retired = match earlier {
@@ -118,3 +138,6 @@ pub(super) fn key(keys: &ChildKeys) -> Key {
     };
     Key { key: keys.key, salt: keys.salt, suite, esn: keys.esn.into(), reserved: [0; 2] }
 }
+
+#[cfg(test)]
+mod tests;

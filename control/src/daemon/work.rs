@@ -187,7 +187,8 @@ impl Work {
         let started = Instant::now();
         let ike_config = penstock_ike::Config { port: config.site.port, ..penstock_ike::Config::default() };
         let ike = Ike::new(ike_config, 0, &mut source);
-        let installer = Installer { client: engine.client.clone(), policies, epoch: 0, finished: finished_sender };
+        let installer =
+            Installer { client: engine.client.clone(), policies, epoch: 0, finished: finished_sender, installing: Rc::default() };
         let mut work = Self {
             engine_report: crate::admin::Engine { starts: u32::from(!adopted), ..crate::admin::Engine::default() },
             engine_started: started,
