@@ -67,8 +67,8 @@ pub const PARCELS_PER_READ: usize = 8;
 /// Frames that one parcel can hold: as many as one receive.
 pub const PARCEL_FRAMES: usize = 128;
 
-/// SA pairs of one core: a thousand peers with a pair, its successor and one that drains.
-pub const PAIRS_PER_CORE: usize = 4096;
+/// SA pairs of one core: ten thousand peers with a pair each, and six thousand successors and pairs that drain.
+pub const PAIRS_PER_CORE: usize = 16_384;
 
 /// SPIs announced and not yet installed, in all: each keeps room for 64 KiB.
 pub const ANNOUNCED_MAX: usize = 256;

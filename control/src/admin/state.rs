@@ -395,7 +395,7 @@ mod tests {
     fn features_are_named_on_both_sides() {
         let mut engine = super::Engine::default();
         engine.set_features(penstock_uapi::request::feature::RING);
-        assert_eq!((engine.features.join(" "), engine.features_off.join(" ")), ("ring".into(), "read-multishot gro gso uso".into()));
+        assert_eq!((engine.features.join(" "), engine.features_off.join(" ")), ("ring".into(), "read-multishot gather gro gso uso".into()));
     }
 
     #[test]

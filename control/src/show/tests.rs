@@ -115,7 +115,7 @@ UP  berlin  vpn.example.net:4500 (at 198.51.100.9:4500)  for 3 min 4 s
 
 interface  pen0  192.168.192.1/30  MTU 1438
 receives   UDP port 4500 on all addresses
-engine     pid 71, up 2 h 3 min, generation 1, started again once; with ring, read-multishot, gro, gso; without uso
+engine     pid 71, up 2 h 3 min, generation 1, started again once; with ring, read-multishot, gather, gro, gso; without uso
 sandbox    full, Landlock ABI 7
 control    pid 70, up 2 h 5 min, version 0.1.0, /etc/penstock/penstock.toml
 

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::lab::allowed_processors;
 
 /// How long a polling worker polls: longer than any gap between the packets of a busy flow.
-const POLL_US: u32 = 200;
+const POLL_US: u32 = 1000;
 /// The most prefixes that one peer of a configuration may have.
 const PREFIXES_PER_PEER: usize = 128;
 

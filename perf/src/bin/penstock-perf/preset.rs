@@ -113,7 +113,7 @@ fn perform(steps: Vec<Step>, out: &Output) -> Result<()> {
 
 fn plan(title: &str, rounds: usize, seconds: f64) -> Plan {
     let title = title.to_owned();
-    Plan { title, rounds, seconds, repeats_max: 1, loss_max: LOSS_MAX, idle_seconds: 10.0, wires: vec![WHOLE], ..Plan::default() }
+    Plan { title, rounds, seconds, repeats_max: 1, loss_max: LOSS_MAX, idle_seconds: 5.0, wires: vec![WHOLE], ..Plan::default() }
 }
 
 fn named(names: &[&str]) -> Vec<Measure> {
@@ -127,12 +127,12 @@ fn variants(names: &[&str]) -> Result<Vec<Subject>> {
 fn comparison() -> Result<Step> {
     let mut subjects = vec![Subject::penstock()];
     subjects.extend(Adaptor::shipped()?.into_iter().map(|adaptor| Subject::Other(Box::new(adaptor))));
-    let measures = ["tcp-1", "tcp-1-reversed", "tcp-4", "rtt-idle", "rtt-loaded", "udp-flood-64", "udp-no-loss-64", "cpu-idle"];
+    let measures = ["tcp-1", "tcp-1-reversed", "rtt-idle", "rtt-loaded", "udp-flood-64", "udp-no-loss-64"];
     Ok(Step { name: "comparison", plan: plan("With other VPNs", ROUNDS, 0.8), measures: named(&measures), subjects })
 }
 
 fn forms() -> Result<Step> {
-    let measures = ["tcp-8", "rtt-idle", "rtt-loaded", "udp-uso-64", "udp-uso-no-loss-64"];
+    let measures = ["tcp-8", "rtt-idle", "rtt-loaded", "udp-uso-64", "udp-uso-no-loss-64", "cpu-idle"];
     let subjects = variants(&["penstock", "penstock-2", "penstock-poll"])?;
     Ok(Step { name: "forms", plan: plan("Two workers, polling, super-packets", ROUNDS, 0.8), measures: named(&measures), subjects })
 }
