@@ -13,6 +13,7 @@ use ipnet::IpNet;
 
 use crate::psk::Psk;
 
+pub use penstock_ike::DpdAction;
 pub use value::{Endpoint, Identity, IkeSuite, SourcePort, Suite};
 
 mod cross;
@@ -133,6 +134,10 @@ pub struct Peer {
     pub rekey_ike: Duration,
     /// A fresh key exchange each time.
     pub pfs: bool,
+    /// The time within which a vanished peer is found.
+    pub dpd: Duration,
+    /// What then happens.
+    pub dpd_action: DpdAction,
     /// Where the table stands.
     pub place: Place,
     /// Where `endpoint` stands: the place to name when it cannot be resolved.

@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 
-use penstock_ike::{ChildId, Config, Group, Host, Identity, Ike, IkeSuite, Output, PeerConfig, PeerId, Psk, Suite, Upkeep};
+use penstock_ike::{ChildId, Config, Dpd, Group, Host, Identity, Ike, IkeSuite, Output, PeerConfig, PeerId, Psk, Suite, Upkeep};
 
 use crate::peer::{self, Payload, Peer, exchange, kind};
 use crate::records;
@@ -91,6 +91,7 @@ impl Site {
             per_core: true,
             start: true,
             upkeep: Upkeep::default(),
+            dpd: Dpd::default(),
         };
         ike.set_peer(0, peer);
         Self { ike, host, now: 0, sent: Vec::new(), up: false }

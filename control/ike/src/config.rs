@@ -238,6 +238,36 @@ pub struct PeerConfig {
     pub start: bool,
     /// When its keys are renewed.
     pub upkeep: Upkeep,
+    /// How it is found to have vanished.
+    pub dpd: Dpd,
+}
+
+/// Dead peer detection (RFC 7296 section 2.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dpd {
+    /// Milliseconds after its last authenticated message or packet within which a vanished peer is found. It is asked after
+    /// half of them.
+    pub within_ms: u64,
+    /// What then happens.
+    pub action: DpdAction,
+}
+
+impl Default for Dpd {
+    fn default() -> Self {
+        Self { within_ms: 30_000, action: DpdAction::Restart }
+    }
+}
+
+/// What happens once a peer has vanished and its SAs are gone. It may come back by itself in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DpdAction {
+    /// Try again, after a pause that grows.
+    #[default]
+    Restart,
+    /// Try again when a packet wants the tunnel ([`crate::Ike::acquire`]).
+    Hold,
+    /// Wait for the peer, or for [`crate::Ike::initiate`].
+    Clear,
 }
 
 /// When keys are renewed. Each time is shortened by up to a tenth by chance, so that the two sides, and many peers, do not

@@ -30,6 +30,10 @@ pub(crate) struct Peer {
     pub(crate) closed: bool,
     pub(crate) initial_contact: bool,
     pub(crate) retry_at: Option<u64>,
+    /// When to look whether it is still there.
+    pub(crate) look_at: Option<u64>,
+    /// It had vanished, and is not to be tried by time.
+    pub(crate) dormant: bool,
     pub(crate) pause: u64,
     /// A new IKE SA is wanted beside the one that serves.
     pub(crate) replacing: bool,
@@ -41,7 +45,18 @@ pub(crate) struct Peer {
 impl Peer {
     pub(crate) fn new(config: Arc<PeerConfig>, config_of_site: &Config) -> Self {
         let pause = config_of_site.retry_first_ms;
-        Self { config, closed: false, initial_contact: true, retry_at: None, pause, replacing: false, last_error: None, up: false }
+        Self {
+            config,
+            closed: false,
+            initial_contact: true,
+            retry_at: None,
+            look_at: None,
+            dormant: false,
+            pause,
+            replacing: false,
+            last_error: None,
+            up: false,
+        }
     }
 }
 

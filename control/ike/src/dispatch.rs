@@ -153,6 +153,7 @@ impl Ike {
         }
         let Some(opened) = sa.open(&way.came.header, way.message) else { return };
         sa.accept_request(opened.digest);
+        sa.heard = now;
         let Ok(payloads) = Payloads::parse(opened.first, &opened.inner) else {
             sa.reply(&mut self.cx, &way.came, Chain::default().notify(notify::INVALID_SYNTAX, &[]));
             return self.end(now, spi, End::Drop(Fault::Misbehaved("a message that cannot be read".to_owned())));
@@ -225,6 +226,7 @@ impl Ike {
         }
         let Some(opened) = sa.open(&way.came.header, way.message) else { return };
         let Some(request) = sa.requests.outstanding.take() else { return };
+        sa.heard = now;
         let Ok(payloads) = Payloads::parse(opened.first, &opened.inner) else {
             return self.end(now, spi, End::Delete(Fault::Misbehaved("an answer that cannot be read".to_owned())));
         };

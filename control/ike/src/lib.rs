@@ -28,8 +28,8 @@
 //! [`Ike::receive`], calls [`Ike::tick`] no later than [`Ike::next_deadline`], and after each call takes from
 //! [`Ike::poll`] until it is empty. Children are rekeyed by time and by [`Ike::rekey_child`]: the successor is installed as
 //! above, on the same core, and what it replaces is deleted by whoever asked. The IKE SA is rekeyed by time and by
-//! [`Ike::renew`]; its children move to the new one untouched. DPD, NAT keepalives and certificates have their
-//! places ([`retransmit::Purpose`], the header's exchange, the AUTH method) but are not here yet.
+//! [`Ike::renew`]; its children move to the new one untouched. A peer that fell silent is
+//! found by [`Ike::tick`] and [`Ike::heard`]. NAT keepalives and certificates are not here yet.
 
 mod child;
 pub mod config;
@@ -41,6 +41,7 @@ mod error;
 mod exchange;
 mod fragment;
 mod life;
+mod liveness;
 mod message;
 pub mod output;
 mod proposal;
@@ -53,7 +54,7 @@ mod selector;
 pub mod snapshot;
 mod steps;
 
-pub use config::{Config, Group, Identity, IkeSuite, PeerConfig, PeerId, Psk, Suite, Upkeep};
+pub use config::{Config, Dpd, DpdAction, Group, Identity, IkeSuite, PeerConfig, PeerId, Psk, Suite, Upkeep};
 pub use output::{ChildId, ChildKeys, Host, Level, Nat, Output, Selectors, When};
 pub use rekey::RekeyRefused;
 pub use selector::MAX as SUBNETS_MAX;
@@ -180,6 +181,22 @@ impl Ike {
         Ok(id)
     }
 
+    /// The answer to [`Output::Quiet`]: how many milliseconds ago the engine opened the newest packet of this peer, `None` if it
+    /// never did.
+    pub fn heard(&mut self, now: u64, peer: PeerId, idle_ms: Option<u64>) {
+        self.cx.tick();
+        self.on_heard(now, peer, idle_ms.map(|idle| now.saturating_sub(idle)));
+    }
+
+    /// A packet wants a tunnel to this peer. Begins if that is what a peer that had vanished waits for ([`DpdAction::Hold`]).
+    pub fn acquire(&mut self, now: u64, peer: PeerId, host: &mut dyn Host) {
+        self.cx.tick();
+        let waits = |state: &Peer| state.dormant && !state.closed && state.config.dpd.action == DpdAction::Hold;
+        if self.cx.peers.get(&peer).is_some_and(waits) {
+            self.start(now, peer, host);
+        }
+    }
+
     /// Deletes one child, such as an idle core's. With the last one its IKE SA closes.
     pub fn delete_child(&mut self, now: u64, child: ChildId) {
         self.cx.tick();
@@ -223,7 +240,7 @@ impl Ike {
     #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
         let sas = self.sas.values().filter_map(IkeSa::next_deadline);
-        sas.chain(self.cx.peers.values().filter_map(|peer| peer.retry_at)).min()
+        sas.chain(self.cx.peers.values().flat_map(|peer| [peer.retry_at, peer.look_at]).flatten()).min()
     }
 
     /// The next thing to do; to be called until `None` after every other call.
@@ -259,7 +276,7 @@ impl Ike {
     fn shut(&mut self, now: u64, peer: PeerId, why: &str) {
         let all: Vec<u64> = self.of(peer).collect();
         if let Some(state) = self.cx.peers.get_mut(&peer) {
-            state.retry_at = None;
+            (state.retry_at, state.look_at, state.dormant) = (None, None, false);
             if std::mem::take(&mut state.up) {
                 let reason = format!("{} {why}", state.config.name);
                 self.cx.outputs.push_back(Output::Down { peer, reason });

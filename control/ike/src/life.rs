@@ -17,7 +17,7 @@ impl Ike {
     /// Starts an IKE SA with the peer.
     pub(crate) fn start(&mut self, now: u64, peer: PeerId, host: &mut dyn Host) {
         let Some(state) = self.cx.peers.get_mut(&peer) else { return };
-        (state.closed, state.retry_at) = (false, None);
+        (state.closed, state.retry_at, state.dormant) = (false, None, false);
         let (config, initial_contact) = (std::sync::Arc::clone(&state.config), state.initial_contact);
         if self.of(peer).any(|sa| self.sas.get(&sa).is_some_and(|sa| sa.starting())) {
             return;
@@ -158,7 +158,7 @@ impl Ike {
         let (last_ms, spread) = (self.cx.config.retry_last_ms, &mut self.cx.jitter);
         let Some(state) = self.cx.peers.get_mut(&peer) else { return };
         // Without an endpoint there is nobody to call: it has to come.
-        if state.config.start && state.config.endpoint.is_some() && !state.closed && state.retry_at.is_none() {
+        if state.config.start && state.config.endpoint.is_some() && !state.closed && !state.dormant && state.retry_at.is_none() {
             state.retry_at = Some(now.saturating_add(spread.spread(state.pause)));
             state.pause = state.pause.saturating_mul(2).min(last_ms);
         }
@@ -215,6 +215,9 @@ impl Ike {
         for peer in retries {
             self.start(now, peer, host);
         }
+        let looks: Vec<PeerId> =
+            self.cx.peers.iter().filter(|(_, peer)| peer.look_at.is_some_and(|at| at <= now)).map(|(id, _)| *id).collect();
+        looks.into_iter().for_each(|peer| self.look(now, peer));
     }
 
     fn fire(&mut self, now: u64, spi: u64, host: &mut dyn Host) {
@@ -255,7 +258,7 @@ impl Ike {
         match request.fire(now, &self.cx.config, &mut self.cx.jitter) {
             // RFC 7383 section 2.6.1: all pieces again.
             Due::Again => request.datagrams.iter().for_each(|datagram| self.cx.send(ends.0, ends.1, datagram.clone())),
-            Due::GiveUp(fault) => self.remove(now, spi, Some(fault)),
+            Due::GiveUp(fault) => self.vanished(now, spi, fault),
         }
     }
 }

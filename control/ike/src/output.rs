@@ -182,6 +182,11 @@ pub enum Output {
         /// Why, for people.
         reason: String,
     },
+    /// Nothing was heard of the peer by IKE for a while: look when its last packet came, then call [`crate::Ike::heard`].
+    Quiet {
+        /// Whose.
+        peer: PeerId,
+    },
     /// Something worth a line in the log; bounded in rate.
     Event {
         /// Whom it is about, if that is known.

@@ -59,7 +59,8 @@ pub(crate) struct Outstanding {
     pub(crate) due: u64,
     sent: u32,
     wait: u64,
-    first: u64,
+    /// When it was sent first.
+    pub(crate) first: u64,
     /// An answer that nobody vouches for: believed only if no better one comes until then (section 2.21.1).
     doubt: Option<(u64, Fault)>,
 }

@@ -152,6 +152,8 @@ pub(crate) struct IkeSa {
     pub(crate) remote: SocketAddr,
     pub(crate) stage: Stage,
     pub(crate) started: u64,
+    /// When something authentic came last, by IKE or, as far as the engine was asked, by ESP.
+    pub(crate) heard: u64,
     /// Where the first message came from, and its digest: how its repetitions are recognised.
     pub(crate) first: Option<(SocketAddr, [u8; 32])>,
     /// When a stage that must not last ends.
@@ -206,6 +208,7 @@ impl IkeSa {
             remote,
             stage: Stage::Refused,
             started: now,
+            heard: now,
             first: None,
             deadline: None,
             founder: initiator,

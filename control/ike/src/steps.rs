@@ -98,6 +98,7 @@ impl Ike {
                 (state.replacing, state.pause, state.retry_at, state.last_error) = (false, pause, None, None);
             }
         }
+        self.watch(now, peer);
         self.after(now, spi);
     }
 

@@ -61,6 +61,7 @@ fn config(local: &str, remote: &str, ours: &str, theirs: &str, endpoint: SocketA
         per_core: true,
         start: false,
         upkeep: crate::Upkeep::default(),
+        dpd: crate::Dpd::default(),
     }
 }
 
@@ -135,7 +136,7 @@ impl Pair {
             Output::InstallInbound { child, .. } => self.sites[who].0.installed(0, child),
             Output::InstallOutbound { child, .. } => self.sites[who].0.activated(0, child),
             Output::Event { text, .. } => self.said.push(text),
-            Output::Retire { .. } | Output::Up { .. } | Output::Down { .. } => {}
+            Output::Retire { .. } | Output::Up { .. } | Output::Down { .. } | Output::Quiet { .. } => {}
         }
     }
 

@@ -9,7 +9,7 @@ use super::cross::Meeting;
 use super::local::{parse_local_address, parse_name};
 use super::section::{Key, Section, list};
 use super::value::{Endpoint, Fault, Identity, IkeSuite, SourcePort, Suite, parse_duration, parse_prefix};
-use super::{Finding, Interface, PORT, Peer, Site};
+use super::{DpdAction, Finding, Interface, PORT, Peer, Site};
 use crate::psk;
 
 pub(super) const KEYS: &[Key] = &[
@@ -30,6 +30,8 @@ pub(super) const KEYS: &[Key] = &[
     ("rekey_child", "rekey_child = \"1h\""),
     ("rekey_ike", "rekey_ike = \"4h\""),
     ("pfs", "pfs = true"),
+    ("dpd", "dpd = \"30s\""),
+    ("dpd_action", "dpd_action = \"restart\""),
 ];
 
 /// The replay window unless the peer says otherwise: 18 ms of reordering at 10 Gbit/s of 1,400-byte packets.
@@ -40,6 +42,9 @@ const WINDOW: u32 = 16_384;
 const REKEY_CHILD: Duration = Duration::from_secs(3600);
 /// When the keys of the IKE SA are renewed unless the peer says otherwise, and at the latest.
 const REKEY_IKE: Duration = Duration::from_secs(4 * 3600);
+/// Within which time a vanished peer is found unless the peer says otherwise, and at the latest.
+const DPD: Duration = Duration::from_secs(30);
+const DPD_MAX: Duration = Duration::from_secs(3600);
 const REKEY_IKE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// As many subnets as one child takes, less the interface's own address of each family, which may join them.
@@ -86,6 +91,8 @@ pub(super) fn peer(
     let rekey_child = section.parsed("rekey_child", |text| parse_duration(text, REKEY_CHILD), findings).unwrap_or(REKEY_CHILD);
     let rekey_ike = section.parsed("rekey_ike", |text| parse_duration(text, REKEY_IKE_MAX), findings).unwrap_or(REKEY_IKE);
     let pfs = section.boolean("pfs", findings).unwrap_or(false);
+    let dpd = section.parsed("dpd", |text| parse_duration(text, DPD_MAX), findings).unwrap_or(DPD);
+    let dpd_action = section.parsed("dpd_action", parse_dpd_action, findings).unwrap_or_default();
     let meeting = Meeting {
         name: section.name.to_owned(),
         endpoint: endpoint.as_ref().and_then(Endpoint::address),
@@ -116,6 +123,8 @@ pub(super) fn peer(
         rekey_child,
         rekey_ike,
         pfs,
+        dpd,
+        dpd_action,
         place: section.place.clone(),
         endpoint_place: section.place_of("endpoint"),
         local_address_place: section.place_of("local_address"),
@@ -261,6 +270,15 @@ fn parse_ike_suite(text: &str) -> Result<IkeSuite, Fault> {
     let names = || list(IkeSuite::ALL.iter().map(|suite| suite.name()));
     let known = IkeSuite::ALL.into_iter().find(|suite| suite.name() == text);
     known.ok_or_else(|| (format!("\"{text}\" is no suite for IKE"), format!("there are {}", names())))
+}
+
+fn parse_dpd_action(text: &str) -> Result<DpdAction, Fault> {
+    match text {
+        "restart" => Ok(DpdAction::Restart),
+        "hold" => Ok(DpdAction::Hold),
+        "clear" => Ok(DpdAction::Clear),
+        _ => Err((format!("\"{text}\" is no action"), "there are restart, hold and clear".into())),
+    }
 }
 
 fn source_port(section: &Section<'_>, findings: &mut Vec<Finding>) -> SourcePort {

@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use super::{Config, Identity, IkeSuite, SourcePort, Suite};
+use super::{Config, DpdAction, Identity, IkeSuite, SourcePort, Suite};
 
 mod mistakes;
 
@@ -86,6 +86,7 @@ fn four_lines_suffice_for_a_peer_and_the_rest_has_defaults() {
     assert_eq!((peer.ike_suites.as_slice(), peer.ml_kem), ([IkeSuite::Aes256Gcm, IkeSuite::Aes128Gcm].as_slice(), true));
     assert_eq!((peer.source_port, peer.per_core, peer.window), (SourcePort::Own, true, 16_384));
     assert_eq!((peer.rekey_child.as_secs(), peer.rekey_ike.as_secs(), peer.pfs), (3600, 14_400, false));
+    assert_eq!((peer.dpd.as_secs(), peer.dpd_action), (30, DpdAction::Restart));
     assert_eq!(place.relative(&peer.endpoint_place.to_string()), "penstock.toml:8: peer.london.endpoint");
     assert_eq!(place.relative(&config.site.port_place.to_string()), "penstock.toml:1: site");
     assert_eq!((config.warnings, config.notes), (vec![], vec![]));
@@ -113,6 +114,8 @@ window = 1_024
 rekey_child = "45m"
 rekey_ike = "24h"
 pfs = true
+dpd = "5s"
+dpd_action = "hold"
 "#;
     place.write("penstock.toml", text.as_bytes(), 0o644);
     let config = Config::load(&place.main()).expect("a good configuration");
@@ -134,6 +137,7 @@ pfs = true
     assert_eq!((peer.suites.as_slice(), peer.source_port), ([Suite::Aes128Gcm].as_slice(), SourcePort::Shared));
     assert_eq!((peer.per_core, peer.window), (false, 1024));
     assert_eq!((peer.rekey_child.as_secs(), peer.rekey_ike.as_secs(), peer.pfs), (2700, 86_400, true));
+    assert_eq!((peer.dpd.as_secs(), peer.dpd_action), (5, DpdAction::Hold));
 }
 
 #[test]

@@ -29,10 +29,12 @@ use crate::log;
 use crate::netlink::{self, Netlink};
 use crate::socket::ike::{Datagram, IkeSocket, Kind};
 
+mod liveness;
 mod orders;
 mod outputs;
 mod restart;
 
+use liveness::{Listening, Report};
 use restart::{Restart, Started};
 
 /// The most datagrams, results and requests that may wait for the loop.
@@ -61,6 +63,7 @@ enum Happening {
     Engine(Event),
     Restarted(Started),
     Finished(Finished),
+    Heard(Report),
     Resolved(Resolved),
     Asked(Asked),
     Time,
@@ -96,6 +99,8 @@ pub(super) struct Work {
     inherited: HashMap<PeerId, Vec<u32>>,
     unknown_spis: u64,
     unknown_logged: Option<Instant>,
+    /// Peers of which the engine is asked when they were heard.
+    listening: Listening,
     /// Told to end: what goes down now is no surprise.
     ending: bool,
 
@@ -210,6 +215,7 @@ impl Work {
             inherited,
             unknown_spis: 0,
             unknown_logged: None,
+            listening: Listening::default(),
             ending: false,
             datagrams,
             finished,
@@ -295,6 +301,7 @@ impl Work {
                 Happening::Restarted(started) => self.restarted(started),
                 Happening::Engine(event) => self.engine_event(event),
                 Happening::Finished(finished) => self.step_finished(finished),
+                Happening::Heard(report) => self.heard(&report),
                 Happening::Resolved((id, endpoint)) => self.resolved(id, endpoint),
                 Happening::Asked((request, answer)) => self.order(request, answer),
                 Happening::Time => {
@@ -313,6 +320,7 @@ impl Work {
             word = self.link.word() => Happening::Word(word),
             event = next_event(&mut self.engine) => Happening::Engine(event),
             started = next_start(&mut self.restart) => Happening::Restarted(started),
+            report = self.listening.report() => Happening::Heard(report),
             Some(finished) = self.finished.recv() => Happening::Finished(finished),
             Some(datagram) = self.datagrams.recv() => Happening::Datagram(datagram),
             Some(resolved) = self.resolved.recv() => Happening::Resolved(resolved),

@@ -67,6 +67,8 @@ pub struct Engine {
     /// Packets that came for an SPI unknown here.
     pub unknown_spi: u64,
     pub delivered: u64,
+    /// When the newest packet was opened.
+    pub opened_at: Option<u64>,
     pub parked: u64,
     /// Says no to the next steps of these kinds.
     pub fail_expect: bool,
@@ -210,7 +212,7 @@ impl Engine {
             return;
         };
         assert!(sa.keys == keys, "a packet under another key");
-        (sa.heard, self.delivered) = (true, self.delivered + 1);
+        (sa.heard, self.delivered, self.opened_at) = (true, self.delivered + 1, Some(now));
         if self.outbound.iter().any(|sa| sa.inbound_spi == spi && sa.takes_over.is_some()) {
             self.activate(spi);
         }

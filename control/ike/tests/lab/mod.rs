@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use engine::Engine;
-use penstock_ike::{Config, Host, Identity, Ike, Level, Output, PeerConfig, PeerId, PeerState, Psk, Suite, Upkeep};
+use penstock_ike::{Config, Dpd, Host, Identity, Ike, Level, Output, PeerConfig, PeerId, PeerState, Psk, Suite, Upkeep};
 
 pub const WEST: usize = 0;
 pub const EAST: usize = 1;
@@ -143,6 +143,7 @@ pub fn peer_config(name: &str, us: &str, them: &str, ours: &str, theirs: &str, e
         per_core: true,
         start: true,
         upkeep: Upkeep::default(),
+        dpd: Dpd::default(),
     }
 }
 
@@ -243,6 +244,10 @@ impl World {
                 Output::Up { .. } => site.ups += 1,
                 Output::Down { reason, .. } => site.downs.push(reason),
                 Output::Event { level, text, .. } => site.events.push((level, text)),
+                Output::Quiet { .. } => {
+                    let idle = site.engine.opened_at.map(|at| self.now - at);
+                    site.ike.heard(self.now, PEER, idle);
+                }
                 step => site.engine.take(self.now + self.engine_ms, step),
             }
         }

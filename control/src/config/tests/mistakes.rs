@@ -33,7 +33,7 @@ const CASES: &[Case] = &[
         edits: &[(PSK, "psk_file = \"london.psk\"\nlocal-subnet = []\nfoo = 1")],
         lines: &[
             "penstock.toml:12: peer.london.local-subnet: unknown key; did you mean local_subnets?",
-            "penstock.toml:13: peer.london.foo: unknown key; [peer.london] knows endpoint, local_address, local_subnets, subnets, psk_file, psk_strength, local_id, remote_id, suites, ike_suites, ml_kem, source_port, per_core, window, rekey_child, rekey_ike and pfs",
+            "penstock.toml:13: peer.london.foo: unknown key; [peer.london] knows endpoint, local_address, local_subnets, subnets, psk_file, psk_strength, local_id, remote_id, suites, ike_suites, ml_kem, source_port, per_core, window, rekey_child, rekey_ike, pfs, dpd and dpd_action",
         ],
     },
     Case {
@@ -182,6 +182,13 @@ const CASES: &[Case] = &[
             "penstock.toml:12: peer.london.rekey_child: 61m is out of range; write a time from 1s to 3600s",
             "penstock.toml:13: peer.london.pfs: an integer stands where true or false belongs; write for example pfs = true",
             "penstock.toml:14: peer.london.rekey_ike: 25h is out of range; write a time from 1s to 86400s",
+        ],
+    },
+    Case {
+        edits: &[(PSK, "psk_file = \"london.psk\"\ndpd = \"0s\"\ndpd_action = \"trap\"")],
+        lines: &[
+            "penstock.toml:12: peer.london.dpd: 0s is out of range; write a time from 1s to 3600s",
+            "penstock.toml:13: peer.london.dpd_action: \"trap\" is no action; there are restart, hold and clear",
         ],
     },
     Case {

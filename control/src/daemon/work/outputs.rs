@@ -86,6 +86,7 @@ impl Work {
                 let what = if replaces.is_some() { "child-rekeyed" } else { "child-up" };
                 log::info(what, &[("peer", &name), ("spi", &spi), ("fallback", &fallback), ("local", &local), ("remote", &remote)]);
             }
+            Output::Quiet { peer } => self.listen_for(peer),
             Output::Down { peer, reason } => self.peer_down(peer, reason),
             Output::Event { peer, level, text } => {
                 let level = if level == Level::Info { log::Level::Info } else { log::Level::Warning };
@@ -158,8 +159,11 @@ impl Work {
                 // A refusal has its reason in the state of the peer, and the engine asks again while there is traffic.
                 let _ = self.ike.create_child(now, peer_of(policy), core, &mut self.source);
             }
-            // A peer without SAs is being tried already.
-            Event::Acquire { .. } | Event::OutboundActive { .. } | Event::Lost => (),
+            Event::Acquire { policy, .. } => {
+                let now = self.now();
+                self.ike.acquire(now, peer_of(policy), &mut self.source);
+            }
+            Event::OutboundActive { .. } | Event::Lost => (),
             Event::SaLimit { spi, hard, outbound } => self.used_up(spi, hard, outbound),
             Event::UnknownSpi { spi, from } => self.unknown_spi(spi, from),
             Event::PeerMoved { spi, from } => {
