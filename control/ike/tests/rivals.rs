@@ -3,6 +3,7 @@
 mod lab;
 
 use lab::{EAST, PEER, WEST, Wire, World, east_config, west_config};
+use penstock_ike::Config;
 
 fn one_each(world: &World) -> bool {
     world.both_up() && world.ike_sas(WEST).len() == 1 && world.ike_sas(EAST).len() == 1
@@ -206,7 +207,11 @@ fn a_changed_configuration_is_negotiated_anew() {
 /// The children of the one that serves are used up: without the new one the tunnel is dead, so it must be tried until it stands.
 #[test]
 fn a_replacement_that_nobody_answers_is_tried_again() {
-    let mut world = World::new(5);
+    // Neither side takes the other for dead while the wire is.
+    let mut configs = [west_config(), east_config()];
+    configs.iter_mut().for_each(|config| config.dpd.within_ms = 3_600_000);
+    let [west, east] = configs;
+    let mut world = World::with(5, Config::default(), Config::default(), west, east);
     world.initiate(WEST, true);
     world.until(100, "up", World::both_up);
     let before = world.ike_sas(WEST)[0].local_spi;
