@@ -120,6 +120,10 @@ impl Network {
                 Output::Send { to, message, .. } => self.post(who, to, message),
                 Output::Event { level, text, .. } => site.events.push((level, text)),
                 Output::Up { .. } | Output::Down { .. } => {}
+                Output::Quiet { peer } => {
+                    let idle = site.engines[&peer].opened_at.map(|at| now - at);
+                    site.ike.heard(now, peer, idle);
+                }
                 Output::Expect { peer, .. }
                 | Output::InstallInbound { peer, .. }
                 | Output::InstallOutbound { peer, .. }
