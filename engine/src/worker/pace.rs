@@ -76,8 +76,9 @@ impl Pace {
 
     /// A buffer of so many bytes came.
     pub fn came(&mut self, bytes: usize) {
-        self.came += 1;
-        self.bytes += bytes as u64;
+        // The rate is taken before a sleep, and a core that always has work may not come to that for days.
+        self.came = self.came.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(bytes as u64);
     }
 
     /// How to sleep now.
@@ -173,6 +174,14 @@ mod tests {
         assert_eq!(after(1000, 100), sleep(32, true));
         assert_eq!(after(25, 65_536), sleep(80, false));
         assert_eq!(after(0, 0), sleep(0, false));
+    }
+
+    #[test]
+    fn a_core_that_never_sleeps_counts_on() {
+        let start = Instant::now();
+        let mut pace = Pace { came: u32::MAX, bytes: u64::MAX, ..Pace::new(Duration::ZERO, start) };
+        pace.came(65_536);
+        assert!(!pace.gather(start + Duration::from_secs(3600)).least.is_zero());
     }
 
     #[test]
