@@ -5,7 +5,8 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use penstock_perf::lab::{Pair, PairOptions};
+use penstock_perf::lab::{Family, Pair, PairOptions};
+use penstock_perf::load::{Direction, Udp};
 use penstock_tests::counters::Counters;
 use serde_json::Value;
 
@@ -50,6 +51,15 @@ fn wait(pair: &Pair, up: bool, patience: Duration) -> (Duration, Value) {
     }
 }
 
+/// Both sites are up again, and packets pass both ways.
+fn carries(pair: &mut Pair) {
+    pair.wait_up(RETRY).expect("both sites come up again");
+    let [left, right] = [0, 1].map(|side| pair.inner(side, Family::V4));
+    let udp = Udp { count: 500, rate: 1000.0, direction: Direction::Both, ..Udp::default() };
+    let total = udp.run(&left, &right).expect("sockets").total;
+    assert_eq!((total.received, total.lost, total.corrupt), (1000, 0, 0), "{}", Counters::picture(pair));
+}
+
 #[test]
 fn silence_alone_ends_nothing() {
     let pair = pair();
@@ -74,17 +84,19 @@ fn a_site_that_is_gone_is_found_and_comes_back_by_itself() {
     pair.sites[1].start().expect("a new daemon starts");
     let (back, _) = wait(&pair, true, DPD + RETRY);
     println!("back {back:?} after it was started again");
+    carries(&mut pair);
 }
 
 #[test]
 fn a_cut_link_is_found_and_survived() {
-    let pair = pair();
-    let wire = pair.wire.device();
-    let switch = |to: &str| pair.sites[1].namespace().ip(&format!("link set {wire} {to}")).map(drop).expect("ip");
+    let mut pair = pair();
+    let (wire, namespace) = (pair.wire.device(), pair.sites[1].namespace().clone());
+    let switch = |to: &str| namespace.ip(&format!("link set {wire} {to}")).map(drop).expect("ip");
     switch("down");
     let (found, _) = wait(&pair, false, DPD + Duration::from_secs(1));
     sleep(Duration::from_secs(4));
     switch("up");
     let (back, _) = wait(&pair, true, DPD + RETRY);
     println!("found after {found:?}, back {back:?} after the link");
+    carries(&mut pair);
 }
