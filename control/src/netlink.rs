@@ -14,6 +14,7 @@ pub mod link;
 pub mod mtu;
 pub mod route;
 pub mod rule;
+pub mod super_packet;
 
 /// The protocol number of our routes and rules, as `ip route` shows it: what tells them from others'.
 pub const PROTOCOL: u8 = 112;

@@ -229,6 +229,7 @@ impl Work {
             link: Rc::new(link),
             ids,
         };
+        tokio::task::spawn_local(work.netlink.clone().keep_super_packets_fit(work.plan.device.clone()));
         work.use_engine(engine);
         work.begin_peers();
         Ok(work)

@@ -15,13 +15,6 @@ use super::{ALIAS, Netlink, NetlinkError, Plan};
 /// keeps no more on its way than its window, some 6 MB or 100 of them.
 const QUEUE_PACKETS: u32 = 4_000;
 
-/// The device's `gso_max_size`: as large as super-packets get. With less (61,368 bytes, whose 44 ESP packets fill exactly
-/// one UDP send) this machine's own TCP would cut its data to fit, which saves a small second send of seven; but what
-/// other machines send is merged to 64 KiB before it is forwarded to us, and the kernel then cuts *all* of it into single
-/// packets (`net/core/dev.c`, `gso_features_check`): forwarded TCP ran at 2.7 to 3.3 instead of 5.8 to 6.7 Gbit/s, and
-/// this machine's own no faster. A gateway forwards.
-const SUPER_PACKET_BYTES: u32 = 65_536;
-
 /// `IN6_ADDR_GEN_MODE_NONE` of linux/if_link.h.
 const ADDRESSES_NONE: u8 = 1;
 
@@ -32,6 +25,8 @@ pub struct Link {
     pub index: u32,
     /// The MTU in bytes.
     pub mtu: u32,
+    /// Its `gso_max_size` in bytes.
+    pub super_packet: u32,
     /// Made by this daemon, by its alias.
     pub ours: bool,
     /// Administratively up.
@@ -40,10 +35,12 @@ pub struct Link {
 
 impl From<&LinkMessage> for Link {
     fn from(message: &LinkMessage) -> Self {
-        let mut link = Self { index: message.header.index, mtu: 0, ours: false, up: message.header.flags.contains(LinkFlags::Up) };
+        let up = message.header.flags.contains(LinkFlags::Up);
+        let mut link = Self { index: message.header.index, mtu: 0, super_packet: 0, ours: false, up };
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::GsoMaxSize(bytes) => link.super_packet = *bytes,
                 LinkAttribute::IfAlias(alias) => link.ours = alias.starts_with(ALIAS),
                 _ => (),
             }
@@ -86,11 +83,12 @@ impl Netlink {
     pub(super) async fn prepare_link(&self, plan: &Plan) -> Result<Link, NetlinkError> {
         let name = &plan.device;
         let absent = || NetlinkError { what: format!("set up device {name}"), reason: "it is gone".into(), code: 0 };
-        let link = self.link(name).await?.ok_or_else(absent)?;
-        let mut message = LinkUnspec::new_with_index(link.index).mtu(plan.mtu.into()).txqueuelen(QUEUE_PACKETS).multicast(false).build();
-        message.attributes.push(LinkAttribute::GsoMaxSize(SUPER_PACKET_BYTES));
+        let mut link = self.link(name).await?.ok_or_else(absent)?;
+        let message = LinkUnspec::new_with_index(link.index).mtu(plan.mtu.into()).txqueuelen(QUEUE_PACKETS).multicast(false).build();
         let set = self.handle.link().set(message).execute().await;
         set.map_err(|error| NetlinkError::new(format!("give {name} an MTU of {}", plan.mtu), error))?;
+        link.mtu = plan.mtu.into();
+        self.fit_super_packets(&link, name).await?;
         // No link-local address of its own: nothing the kernel then announces could be carried. Fails where IPv6 is off.
         let mut message = LinkUnspec::new_with_index(link.index).build();
         let quiet = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(ADDRESSES_NONE.into())]);

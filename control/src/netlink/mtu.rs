@@ -20,14 +20,15 @@ pub fn inner(path: u32, v6: bool) -> u16 {
     u16::try_from(ciphertext.saturating_sub(TRAILER_BYTES)).unwrap_or(u16::MAX)
 }
 
+/// Bytes of the ESP packet of an inner one.
+#[must_use]
+pub fn frame(inner: u16) -> u32 {
+    ESP_BYTES + (u32::from(inner) + TRAILER_BYTES).next_multiple_of(4)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{ESP_BYTES, TRAILER_BYTES, inner, outer_bytes};
-
-    /// Bytes of the ESP packet of a full inner one.
-    fn frame(inner: u16) -> u32 {
-        ESP_BYTES + (u32::from(inner) + TRAILER_BYTES).next_multiple_of(4)
-    }
+    use super::{frame, inner, outer_bytes};
 
     #[test]
     fn a_full_packet_fills_its_path_and_no_more() {

@@ -7,12 +7,12 @@
 //! for each prefix length L of our routes, longest first, two rules stand:
 //!
 //! ```text
-//!   from all             lookup main   suppress_prefixlength L      main's route if longer than L
+//!   not from all fwmark  lookup main   suppress_prefixlength L      main's route if longer than L
 //!   not from all fwmark  lookup TABLE  suppress_prefixlength L-1    ours if at least L
 //! ```
 //! A packet whose best route of ours has length t and whose best route of main has length m is caught by main at the
 //! first L < m, or by ours at L = t, whichever comes first: main wins if m > t, else ours. Marked packets pass all
-//! our rules and end in main as if we were not there.
+//! our rules without a look-up and end in main as if we were not there.
 
 use std::collections::BTreeSet;
 
@@ -51,7 +51,7 @@ pub fn wanted(plan: &Plan, family: AddressFamily) -> Vec<Rule> {
     let mut priority = PRIORITY;
     for length in lengths.into_iter().rev().map(u32::from) {
         if length < longest {
-            rules.push(Rule { priority, table: main, suppress: Some(length), not_mark: None });
+            rules.push(Rule { priority, table: main, suppress: Some(length), not_mark: Some(plan.mark) });
         }
         rules.push(Rule { priority: priority + 1, table: plan.table, suppress: length.checked_sub(1), not_mark: Some(plan.mark) });
         priority += 2;
@@ -171,6 +171,13 @@ mod tests {
                 assert_eq!(winner(&rules, ours, main, true), main.map(|_| "main"));
             }
         }
+    }
+
+    #[test]
+    fn our_own_packets_pass_without_a_look_up() {
+        let rules = wanted(&plan(&["10.0.0.0/8", "10.1.2.0/24", "0.0.0.0/0"]), AddressFamily::Inet);
+        assert_eq!(rules.len(), 6);
+        assert!(rules.iter().all(|rule| rule.not_mark == Some(7)));
     }
 
     #[test]
