@@ -30,7 +30,7 @@ pub use run::run;
 pub use stats::{Summary, ratios, slope};
 pub use subject::{Subject, Tunnel};
 pub use table::table;
-pub use variant::Variant;
+pub use variant::{Build, Variant};
 
 #[cfg(test)]
 mod tests {

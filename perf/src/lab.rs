@@ -16,7 +16,7 @@ mod wire;
 
 pub use binaries::binary;
 pub(crate) use build::first_line;
-pub use build::{build_daemons, daemons, features};
+pub use build::{PROGRAMS, build_daemons, daemons, features};
 pub use cleanup::Folder;
 pub use guest::Guest;
 pub use host::Host;

@@ -16,7 +16,7 @@ pub use content::Content;
 pub use latency::{Latency, PingPong};
 pub use tcp::{Direction, Tcp, TcpOutcome, TcpStreamOutcome};
 pub use udp::{Udp, UdpOutcome};
-pub use usage::{MachineTimes, Meter, Usage, machine_times, process_fine_seconds, process_seconds, process_times};
+pub use usage::{MachineTimes, Meter, Usage, kernel_thread_seconds, machine_times, process_fine_seconds, process_seconds, process_times};
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::record::{Machine, Noise, Process};
 use super::subject::Tunnel;
 use crate::lab::{allowed_processors, first_line, name_of};
-use crate::load::{MachineTimes, machine_times, process_fine_seconds, process_times};
+use crate::load::{MachineTimes, kernel_thread_seconds, machine_times, process_fine_seconds, process_seconds, process_times};
 
 /// More stolen time than this, as a share of all processors' time, disturbs.
 const STEAL_MAX: f64 = 0.01;
@@ -19,7 +19,7 @@ const FOREIGN_MAX: f64 = 0.03;
 pub(super) struct Watch {
     since: Instant,
     machine: MachineTimes,
-    own_user: f64,
+    known: f64,
     processes: Vec<Watched>,
 }
 
@@ -44,12 +44,12 @@ impl Watch {
     pub(super) fn start(tunnel: &Tunnel) -> Result<Self> {
         let watched = |(side, pid)| Some(Watched { side, pid, times: process_times(pid)?, fine: process_fine_seconds(pid) });
         let processes = tunnel.processes()?.into_iter().filter_map(watched).collect();
-        Ok(Self { since: Instant::now(), machine: machine_times(), own_user: own_user(), processes })
+        Ok(Self { since: Instant::now(), machine: machine_times(), known: known(), processes })
     }
 
     pub(super) fn stop(self) -> Watching {
         let (machine, wall) = (machine_times(), self.since.elapsed().as_secs_f64());
-        let own_user = own_user() - self.own_user;
+        let known = known() - self.known;
         let side = |side: usize| if side == 0 { "left" } else { "right" }.to_owned();
         let process = |watched: &Watched| {
             let [user, system] = process_times(watched.pid).unwrap_or(watched.times);
@@ -64,11 +64,11 @@ impl Watch {
         let processes: Vec<Process> = self.processes.iter().filter_map(process).collect();
         let fine = |watched: &Watched| Some(process_fine_seconds(watched.pid)? - watched.fine?);
         let fine_seconds = self.processes.iter().map(fine).sum();
-        let tunnel_user: f64 = processes.iter().map(|process| process.user_seconds).sum();
+        let tunnel: f64 = processes.iter().map(|process| process.user_seconds + process.system_seconds).sum();
         let all = wall * allowed_processors().len().max(1) as f64;
         let noise = Noise {
             steal_share: (machine.steal - self.machine.steal) / all,
-            foreign_share: ((machine.user - self.machine.user - own_user - tunnel_user) / all).max(0.0),
+            foreign_share: ((machine.busy - self.machine.busy - known - tunnel) / all).max(0.0),
         };
         Watching { wall, machine_busy: machine.busy - self.machine.busy, processes, fine_seconds, noise }
     }
@@ -86,8 +86,9 @@ pub(super) fn disturbance(noise: &Noise) -> Option<String> {
     }
 }
 
-fn own_user() -> f64 {
-    process_times(std::process::id()).map(|[user, _]| user).unwrap_or_default()
+/// CPU seconds of what is neither a tunnel nor foreign: this program and the kernel's own threads.
+fn known() -> f64 {
+    process_seconds(std::process::id()).unwrap_or_default() + kernel_thread_seconds()
 }
 
 /// Bytes of memory in use (`VmRSS` of `/proc/PID/status`).

@@ -65,7 +65,8 @@ impl Subject {
     pub fn version(&self) -> String {
         match self {
             Self::Penstock(variant) => {
-                let program = binary("penstockd").map(|path| path.display().to_string()).unwrap_or_default();
+                let other = variant.build.as_ref().map(|build| build.folder.join("penstockd"));
+                let program = other.or_else(|| binary("penstockd").ok()).unwrap_or_default().display().to_string();
                 format!("{}, aes256-gcm, {}", first_line(&program, &["--version"]), variant.words())
             }
             Self::Other(adaptor) => adaptor.version(),
@@ -116,6 +117,7 @@ fn penstock(wire: &WireOptions, variant: &Variant) -> Result<Tunnel> {
         peer_toml: "suites = [\"aes256-gcm\"]".into(),
         more_toml: [peers(0), peers(1)],
         without: [left.join(","), masked],
+        programs: variant.build.as_ref().map(|build| build.folder.clone()),
         ..PairOptions::default()
     })?;
     if variant.unsummed {

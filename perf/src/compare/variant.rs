@@ -2,10 +2,12 @@
 //! switch's effect is measured in the same minutes with it and without it.
 
 use std::fmt::Write;
+use std::path::PathBuf;
+use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::lab::allowed_processors;
+use crate::lab::{PROGRAMS, allowed_processors};
 
 /// How long a polling worker polls: longer than any gap between the packets of a busy flow.
 const POLL_US: u32 = 1000;
@@ -31,6 +33,33 @@ pub struct Variant {
     pub peers_up: usize,
     /// Prefixes beside the one in use, 128 to a peer that is closed by order.
     pub prefixes: usize,
+    /// Another build than the one beside this program.
+    pub build: Option<Build>,
+}
+
+/// Programs of a site that stand in a folder of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Build {
+    /// What tables call it.
+    pub name: String,
+    /// Where `penstockd`, `penstock-engine` and `penstock` are.
+    pub folder: PathBuf,
+}
+
+impl FromStr for Build {
+    type Err = anyhow::Error;
+
+    /// From `NAME=FOLDER`.
+    fn from_str(text: &str) -> Result<Self> {
+        let (name, folder) = text.split_once('=').context("give NAME=FOLDER")?;
+        let good = !name.is_empty() && name.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_.".contains(letter));
+        ensure!(good, "{name:?} is no name: letters, digits, '-', '_' and '.'");
+        let folder = PathBuf::from(folder);
+        for program in PROGRAMS {
+            ensure!(folder.join(program).is_file(), "there is no {program} in {}", folder.display());
+        }
+        Ok(Self { name: name.to_owned(), folder })
+    }
 }
 
 impl Variant {
@@ -91,6 +120,9 @@ impl Variant {
         if !self.without.is_empty() {
             name = format!("{name}-without-{}", self.without.join("+"));
         }
+        if let Some(build) = &self.build {
+            name = format!("{name}@{}", build.name);
+        }
         name
     }
 
@@ -98,7 +130,9 @@ impl Variant {
     #[must_use]
     pub fn words(&self) -> String {
         let workers = self.more_workers + 1;
-        let mut words = vec![format!("{workers} worker{} a site", if workers == 1 { "" } else { "s" })];
+        let mut words = Vec::new();
+        words.extend(self.build.as_ref().map(|build| format!("build {}", build.name)));
+        words.push(format!("{workers} worker{} a site", if workers == 1 { "" } else { "s" }));
         if self.polling {
             words.push(format!("polling for {POLL_US} us"));
         }
@@ -193,7 +227,7 @@ fn number(text: &str) -> Result<(usize, &str)> {
 
 #[cfg(test)]
 mod tests {
-    use super::Variant;
+    use super::{Build, PROGRAMS, Variant};
 
     #[test]
     fn a_name_says_what_is_run() {
@@ -222,6 +256,22 @@ mod tests {
         assert!(check("penstock-without-gro+ring").is_ok() && check("penstock-plain-calls").is_ok());
         let refusal = format!("{:#}", check("penstock-without-gro+fixed-flies").expect_err("there is none"));
         assert!(refusal.contains("\"fixed-flies\"") && refusal.contains("ring, gro"), "{refusal}");
+    }
+
+    #[test]
+    fn another_build_has_a_name_and_all_programs() {
+        let folder = std::env::temp_dir().join(format!("penstock-build-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let text = format!("old={}", folder.display());
+        let missing = text.parse::<Build>().expect_err("it is empty").to_string();
+        assert!(missing.starts_with("there is no penstockd in "), "{missing}");
+        PROGRAMS.iter().for_each(|program| std::fs::write(folder.join(program), "").expect("a file"));
+        let build: Build = text.parse().expect("all are there");
+        assert_eq!(Variant { build: Some(build), more_workers: 1, ..Variant::default() }.name(), "penstock-2@old");
+        for bad in [folder.display().to_string(), text.replace("old", ""), text.replace("old", "a b")] {
+            assert!(bad.parse::<Build>().is_err(), "{bad}");
+        }
+        std::fs::remove_dir_all(&folder).expect("ours");
     }
 
     #[test]

@@ -20,6 +20,15 @@ pub fn binary(name: &str) -> Result<PathBuf> {
             own.ancestors().skip(1).take(2).map(Path::to_owned).collect()
         }
     };
+    in_folders(name, &folders)
+}
+
+/// The same in this folder, or where [`binary`] looks if there is none.
+pub(super) fn binary_in(name: &str, folder: Option<&Path>) -> Result<PathBuf> {
+    folder.map_or_else(|| binary(name), |folder| in_folders(name, &[folder.to_owned()]))
+}
+
+fn in_folders(name: &str, folders: &[PathBuf]) -> Result<PathBuf> {
     let Some(path) = folders.iter().map(|folder| folder.join(name)).find(|path| path.is_file()) else {
         let looked = folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(" and ");
         bail!(

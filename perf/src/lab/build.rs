@@ -10,7 +10,7 @@ use super::binary;
 use anyhow::{Context, Result, bail};
 
 /// The programs of a site.
-const PROGRAMS: [&str; 3] = ["penstockd", "penstock-engine", "penstock"];
+pub const PROGRAMS: [&str; 3] = ["penstockd", "penstock-engine", "penstock"];
 /// The source tree that this program was built from.
 const TREE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// What the tree was when [`build_daemons`] had built them from it.

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -48,6 +49,8 @@ pub struct PairOptions {
     pub more_toml: [String; 2],
     /// What each site's `--without` masks.
     pub without: [String; 2],
+    /// The folder of both sites' programs; none: where [`binary`](super::binary) finds them.
+    pub programs: Option<PathBuf>,
     /// More environment for both daemons.
     pub environment: Vec<(String, String)>,
 }
@@ -98,6 +101,7 @@ impl Pair {
                 config: config(side, options, &wire),
                 secrets: vec![(format!("{}.psk", SITES[1 - side]), psk.clone())],
                 without: options.without[side].clone(),
+                programs: options.programs.clone(),
                 environment: options.environment.clone(),
             };
             Site::new(SITES[side], namespace, site)

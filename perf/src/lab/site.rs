@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use super::binaries::binary_in;
 use super::cleanup::{self, Thing};
 use super::process::{self, thing};
 use super::{Namespace, binary};
@@ -25,6 +26,8 @@ pub struct SiteOptions {
     pub secrets: Vec<(String, String)>,
     /// What `--without` masks: `gro,gso`. Empty: nothing.
     pub without: String,
+    /// The folder of its programs; none: where [`binary`] finds them.
+    pub programs: Option<PathBuf>,
     /// More environment for the daemon.
     pub environment: Vec<(String, String)>,
 }
@@ -71,6 +74,11 @@ impl Site {
         fs::write(&path, config).with_context(|| format!("{}", path.display()))
     }
 
+    /// The path of one of the site's programs.
+    fn binary(&self, name: &str) -> Result<PathBuf> {
+        binary_in(name, self.options.programs.as_deref())
+    }
+
     /// Starts `penstockd`, or a second one where an earlier was killed. Its output goes to [`Self::log_path`].
     ///
     /// # Errors
@@ -91,9 +99,9 @@ impl Site {
     /// # Errors
     /// If a program is missing.
     pub fn daemon_command(&self) -> Result<Command> {
-        let mut command = self.namespace.command(binary("penstockd")?);
+        let mut command = self.namespace.command(self.binary("penstockd")?);
         command.arg("--config").arg(self.config_path()).arg("--run-dir").arg(self.run_dir());
-        command.arg("--engine").arg(binary("penstock-engine")?);
+        command.arg("--engine").arg(self.binary("penstock-engine")?);
         if !self.options.without.is_empty() {
             command.args(["--without", &self.options.without]);
         }
@@ -106,7 +114,7 @@ impl Site {
     /// # Errors
     /// If the program is missing.
     pub fn penstock_command(&self) -> Result<Command> {
-        let mut command = self.namespace.command(binary("penstock")?);
+        let mut command = self.namespace.command(self.binary("penstock")?);
         command.arg("--run-dir").arg(self.run_dir());
         Ok(command)
     }

@@ -185,8 +185,12 @@ impl Udp {
         let content = self.content(flow);
         let mut buffer = vec![0; SEND_BYTES_MAX];
         let (mut number, mut refused, mut segment) = (0, 0, 0);
-        while number < self.count && start.elapsed() < self.duration {
-            if self.rate > 0.0 && number as f64 > start.elapsed().as_secs_f64() * self.rate {
+        while number < self.count {
+            let now = start.elapsed();
+            if now >= self.duration {
+                break;
+            }
+            if self.rate > 0.0 && number as f64 > now.as_secs_f64() * self.rate {
                 std::thread::sleep(PACE);
                 continue;
             }
@@ -199,8 +203,8 @@ impl Udp {
                 sys::set_udp_segment(&flow.sender, segment_wanted)?;
                 segment = segment_wanted;
             }
+            let time = now.as_nanos() as u64;
             for index in 0..together {
-                let time = start.elapsed().as_nanos() as u64;
                 stamp(&content, flow.id, number + index as u64, time, &mut buffer[index * size..(index + 1) * size]);
             }
             match flow.sender.send(&buffer[..together * size]) {

@@ -6,6 +6,9 @@ use std::time::Instant;
 use crate::lab::stat;
 use crate::sys;
 
+/// `PF_KTHREAD` (include/linux/sched.h), in the flags of `/proc/PID/stat`.
+const KTHREAD: u32 = 0x0020_0000;
+
 /// CPU seconds that a process has used so far, in user space and in the kernel, all its threads; `None` if it is gone.
 #[must_use]
 pub fn process_seconds(pid: u32) -> Option<f64> {
@@ -106,12 +109,19 @@ fn machine() -> [f64; 2] {
 /// Seconds since boot, of all processors together.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct MachineTimes {
-    /// In user space, of any priority.
-    pub user: f64,
     /// Anything but idle, interrupts among it.
     pub busy: f64,
     /// Taken by the hypervisor while something here wanted to run.
     pub steal: f64,
+}
+
+/// CPU seconds that the kernel's own threads have used so far.
+#[must_use]
+pub fn kernel_thread_seconds() -> f64 {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let of_kernel = |pid: &u32| stat(*pid).and_then(|fields| fields.get(6)?.parse::<u32>().ok()).is_some_and(|flags| flags & KTHREAD != 0);
+    pids.filter(of_kernel).filter_map(process_seconds).sum()
 }
 
 /// What `/proc/stat` says now (proc(5): user, nice, system, idle, iowait, irq, softirq, steal).
@@ -122,7 +132,7 @@ pub fn machine_times() -> MachineTimes {
     let values: Vec<f64> = line.split_ascii_whitespace().skip(1).filter_map(|value| value.parse().ok()).collect();
     let value = |index: usize| values.get(index).copied().unwrap_or_default() / sys::ticks_per_second();
     let sum = |indices: &[usize]| indices.iter().map(|index| value(*index)).sum();
-    MachineTimes { user: sum(&[0, 1]), busy: sum(&[0, 1, 2, 5, 6]), steal: value(7) }
+    MachineTimes { busy: sum(&[0, 1, 2, 5, 6]), steal: value(7) }
 }
 
 #[cfg(test)]

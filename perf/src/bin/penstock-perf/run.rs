@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use penstock_perf::Progress;
-use penstock_perf::compare::{self, Adaptor, Measure, Mode, Plan, Record, Subject, Variant, WireKind};
+use penstock_perf::compare::{self, Adaptor, Build, Measure, Mode, Plan, Record, Subject, Variant, WireKind};
 use penstock_perf::lab::build_daemons;
 
 use super::output::Output;
@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
     /// A whole set of runs in place of all other choices but --out.
-    #[arg(long, value_enum, conflicts_with_all = ["rounds", "seconds", "quick", "mode", "mtu", "only", "subjects", "adaptor", "without", "repeats", "loss"])]
+    #[arg(long, value_enum, conflicts_with_all = ["rounds", "seconds", "quick", "mode", "mtu", "only", "subjects", "adaptor", "build", "without", "repeats", "loss"])]
     preset: Option<Preset>,
     /// A short run: two rounds of half a second, one measure of each kind, nothing repeated.
     #[arg(long, conflicts_with_all = ["rounds", "seconds", "repeats"])]
@@ -40,6 +40,10 @@ pub(crate) struct Arguments {
     /// penstock-plain-calls, penstock-without-FEATURE, and others.
     #[arg(long, value_delimiter = ',')]
     subjects: Vec<String>,
+    /// Penstock once more, from the programs in a folder, as `penstock@NAME`; can be given several times. In --subjects any form of
+    /// Penstock takes `@NAME` at its end.
+    #[arg(long, value_name = "NAME=FOLDER")]
+    build: Vec<Build>,
     /// Another VPN: a file that says how to bring it up. See docs/performance.md.
     #[arg(long, value_name = "FILE")]
     adaptor: Vec<PathBuf>,
@@ -145,6 +149,7 @@ fn measures(arguments: &Arguments) -> Result<Vec<Measure>> {
 
 fn subjects(arguments: &Arguments) -> Result<Vec<Subject>> {
     let mut subjects = vec![Subject::penstock()];
+    subjects.extend(arguments.build.iter().map(|build| penstock(Variant::default(), build)));
     subjects.extend(arguments.without.iter().map(|without| Subject::penstock_without(without)));
     let read = arguments.adaptor.iter().map(|path| Adaptor::read(path));
     for adaptor in Adaptor::shipped()?.into_iter().map(Ok).chain(read) {
@@ -155,8 +160,8 @@ fn subjects(arguments: &Arguments) -> Result<Vec<Subject>> {
     }
     let wanted = |name: &String| match subjects.iter().find(|subject| subject.name() == *name) {
         Some(subject) => Ok(subject.clone()),
-        None => match Variant::parse(name) {
-            Some(variant) => Ok(Subject::Penstock(variant?)),
+        None => match form(name, &arguments.build) {
+            Some(subject) => subject,
             None => {
                 let names: Vec<String> = subjects.iter().map(Subject::name).collect();
                 bail!("--subjects {name}: there is {}, and forms of penstock", names.join(", "))
@@ -164,4 +169,20 @@ fn subjects(arguments: &Arguments) -> Result<Vec<Subject>> {
         },
     };
     arguments.subjects.iter().map(wanted).collect()
+}
+
+fn penstock(variant: Variant, build: &Build) -> Subject {
+    Subject::Penstock(Variant { build: Some(build.clone()), ..variant })
+}
+
+/// A form of Penstock, perhaps of another build. `None`: the name is no Penstock's.
+fn form(name: &str, builds: &[Build]) -> Option<Result<Subject>> {
+    let (form, build) = name.split_once('@').map_or((name, None), |(form, build)| (form, Some(build)));
+    let variant = match Variant::parse(form)? {
+        Ok(variant) => variant,
+        Err(error) => return Some(Err(error)),
+    };
+    let Some(wanted) = build else { return Some(Ok(Subject::Penstock(variant))) };
+    let build = builds.iter().find(|build| build.name == wanted);
+    Some(build.map(|build| penstock(variant, build)).with_context(|| format!("--subjects {name}: give --build {wanted}=FOLDER")))
 }
