@@ -9,10 +9,14 @@
 //! JSON because scripts read it without a library of ours. Only types and text live here; sockets belong to the
 //! daemon and to the command, so that both are tested from plain strings.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
+pub use plan::{Change, Cost, Kind, Plan};
 pub use state::{Core, Engine, Ike, Interface, Peer, PeerState, Sa, Sandbox, Site, State, Traffic};
 
+pub mod plan;
 pub mod state;
 
 /// The most bytes of one request line, its newline included. A longer one is answered with an error and the
@@ -54,6 +58,20 @@ pub enum Command {
         /// The peer's name.
         peer: String,
     },
+    /// Bring what the files say into force; answered by [`Response::plan`].
+    Apply {
+        /// Only say what would change.
+        dry_run: bool,
+        /// Go back unless [`Command::Confirm`] comes within this time, of whole seconds.
+        confirm: Option<Duration>,
+    },
+    /// Keep what was applied for a time.
+    Confirm,
+}
+
+impl Command {
+    /// The names of all of them.
+    pub const NAMES: [&str; 6] = ["show", "up", "down", "rekey", "apply", "confirm"];
 }
 
 /// A request as it is written.
@@ -64,6 +82,10 @@ struct Written {
     command: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     peer: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    dry_run: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    confirm_s: Option<u32>,
 }
 
 impl Request {
@@ -79,22 +101,26 @@ impl Request {
             let id = serde_json::from_str::<serde_json::Value>(line).ok().and_then(|value| value.get("id")?.as_u64()).unwrap_or(0);
             Response::refused(id, MISUSE, format!("no request: {error}; send for example {{\"id\":1,\"command\":\"show\"}}"))
         })?;
+        let misuse = |reason: String| Err(Response::refused(written.id, MISUSE, reason));
+        if written.command != "apply" && (written.dry_run || written.confirm_s.is_some()) {
+            return misuse("only apply takes dry_run and confirm_s".into());
+        }
         let command = match (written.command.as_str(), written.peer) {
             ("show", None) => Command::Show,
-            ("show", Some(_)) => {
-                return Err(Response::refused(written.id, MISUSE, "show takes no peer; it always answers with the whole state"));
+            ("apply", None) => {
+                let confirm = written.confirm_s.map(|seconds| Duration::from_secs(seconds.into()));
+                Command::Apply { dry_run: written.dry_run, confirm }
+            }
+            ("confirm", None) => Command::Confirm,
+            ("show", Some(_)) => return misuse("show takes no peer; it always answers with the whole state".into()),
+            ("apply" | "confirm", Some(_)) => {
+                return misuse("apply and confirm take no peer; they are about the whole configuration".into());
             }
             ("up", peer) => Command::Up { peer },
             ("down", peer) => Command::Down { peer },
             ("rekey", Some(peer)) => Command::Rekey { peer },
-            ("rekey", None) => return Err(Response::refused(written.id, MISUSE, "rekey needs a peer")),
-            (other, _) => {
-                return Err(Response::refused(
-                    written.id,
-                    MISUSE,
-                    format!("unknown command {other:?}; there are show, up, down and rekey"),
-                ));
-            }
+            ("rekey", None) => return misuse("rekey needs a peer".into()),
+            (other, _) => return misuse(format!("unknown command {other:?}; there are {}", Command::NAMES.join(", "))),
         };
         Ok(Self { id: written.id, command })
     }
@@ -107,8 +133,15 @@ impl Request {
             Command::Up { peer } => ("up", peer.clone()),
             Command::Down { peer } => ("down", peer.clone()),
             Command::Rekey { peer } => ("rekey", Some(peer.clone())),
+            Command::Apply { .. } => ("apply", None),
+            Command::Confirm => ("confirm", None),
         };
-        to_line(&Written { id: self.id, command: command.into(), peer })
+        let (dry_run, confirm) = match self.command {
+            Command::Apply { dry_run, confirm } => (dry_run, confirm),
+            _ => (false, None),
+        };
+        let confirm_s = confirm.map(|time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX));
+        to_line(&Written { id: self.id, command: command.into(), peer, dry_run, confirm_s })
     }
 }
 
@@ -128,6 +161,9 @@ pub struct Response {
     /// The answer to `show`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<Box<State>>,
+    /// The answer to `apply`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Box<Plan>>,
     /// One line for people: what was done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -144,6 +180,12 @@ impl Response {
     #[must_use]
     pub fn show(id: u64, state: State) -> Self {
         Self { id, ok: true, state: Some(Box::new(state)), ..Self::default() }
+    }
+
+    /// The answer to `apply`.
+    #[must_use]
+    pub fn plan(id: u64, plan: Plan) -> Self {
+        Self { id, ok: true, plan: Some(Box::new(plan)), ..Self::default() }
     }
 
     /// Done.
@@ -182,6 +224,8 @@ fn to_line(value: &impl Serialize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::{Command, REQUEST_BYTES_MAX, Request, Response};
 
     #[test]
@@ -194,6 +238,9 @@ mod tests {
             Command::Down { peer: None },
             Command::Down { peer },
             Command::Rekey { peer: "london".to_owned() },
+            Command::Apply { dry_run: true, confirm: None },
+            Command::Apply { dry_run: false, confirm: Some(Duration::from_secs(30)) },
+            Command::Confirm,
         ] {
             let request = Request { id: 7, command };
             let line = request.to_line();
@@ -213,6 +260,8 @@ mod tests {
             ("{\"id\":5,\"command\":\"show\",\"pear\":\"x\"}", 5, "pear"),
             ("{\"id\":5,\"command\":\"show\",\"peer\":\"x\"}", 5, "takes no peer"),
             ("{\"id\":5,\"command\":\"rekey\"}", 5, "needs a peer"),
+            ("{\"id\":5,\"command\":\"apply\",\"peer\":\"x\"}", 5, "whole configuration"),
+            ("{\"id\":5,\"command\":\"up\",\"dry_run\":true}", 5, "only apply"),
             ("{\"id\":6,\"command\":\"dance\"}", 6, "unknown command \"dance\""),
             ("{\"id\":-6,\"command\":\"show\"}", 0, "no request"),
             (long.as_str(), 0, "at most 65536 bytes"),

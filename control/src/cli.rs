@@ -5,11 +5,13 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
 pub use streams::Streams;
 
+mod apply;
 mod check;
 mod client;
 mod doctor;
@@ -110,6 +112,24 @@ Examples:
         #[command(subcommand)]
         what: PeerOrder,
     },
+    /// Bring what the configuration files say into force, by difference: what has not changed is not touched
+    #[command(after_help = "\
+Prints each change and what it costs. A mistake in the files changes nothing, and is named with file, line and key.
+SIGHUP to penstockd does the same, and the log says the rest.
+
+Examples:
+  penstock apply --dry-run
+  penstock apply --confirm 30s && ping -c 3 10.43.100.1 && penstock confirm")]
+    Apply {
+        /// Only print the changes
+        #[arg(long)]
+        dry_run: bool,
+        /// Roll it back after this time unless `penstock confirm` comes before
+        #[arg(long, value_name = "TIME", value_parser = apply::confirm_time, conflicts_with = "dry_run")]
+        confirm: Option<Duration>,
+    },
+    /// Keep what `apply --confirm` brought into force
+    Confirm,
     /// Check a configuration and the files that it names, and change nothing
     #[command(after_help = "\
 Each mistake is one line: FILE:LINE: KEY: what is wrong; what to do
@@ -210,6 +230,8 @@ fn code(cli: &Cli, streams: &mut Streams<'_>) -> u8 {
         Verb::Show { peer } => show::run(&cli.run_dir, peer.as_deref(), cli.json, streams),
         Verb::Up { peer, wait } => order::up(&cli.run_dir, peer.as_deref(), *wait, cli.json, streams),
         Verb::Down { peer } => order::down(&cli.run_dir, peer.as_deref(), cli.json, streams),
+        Verb::Apply { dry_run, confirm } => apply::apply(&cli.run_dir, *dry_run, *confirm, cli.json, streams),
+        Verb::Confirm => apply::confirm(&cli.run_dir, cli.json, streams),
         Verb::Doctor => doctor::run(cli.json, streams),
         Verb::Peer { what: PeerOrder::Rekey { peer, wait } } => order::rekey(&cli.run_dir, peer, *wait, cli.json, streams),
         Verb::Check { file } => check::run(file, cli.json, streams),

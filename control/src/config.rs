@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use crate::psk::Psk;
 
 pub use penstock_ike::DpdAction;
+pub(crate) use value::parse_duration;
 pub use value::{Endpoint, Identity, IkeSuite, SourcePort, Suite};
 
 mod cross;

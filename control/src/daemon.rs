@@ -20,6 +20,7 @@ use crate::launcher::{MISUSE, Options};
 use crate::{confine, launcher, log, sys};
 
 mod admin;
+mod changes;
 mod devices;
 mod host;
 mod install;

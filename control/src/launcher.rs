@@ -4,6 +4,7 @@
 //! ```text
 //!   control ──► launcher   'E': start an engine; what is left of an earlier one is ended first
 //!   launcher ──► control   's': it is started    'f': it cannot be    'x': it has ended    'T': end cleanly
+//!                                                                                       'R': reload
 //! ```
 //! Control that dies without having meant to is started again and adopts the engine, which went on. Control that
 //! loses the launcher leaves at once without touching anything: whoever starts Penstock next adopts the engine too.
@@ -31,6 +32,8 @@ pub(crate) const ENGINE_STARTED: u8 = b's';
 pub(crate) const ENGINE_FAILED: u8 = b'f';
 /// Launcher to control: the engine has ended.
 pub(crate) const ENGINE_ENDED: u8 = b'x';
+/// Launcher to control: bring the configuration files into force.
+pub(crate) const RELOAD: u8 = b'R';
 /// Launcher to control: end cleanly.
 pub(crate) const END: u8 = b'T';
 
@@ -118,6 +121,7 @@ async fn supervise(options: &Options) -> io::Result<u8> {
     let mut launcher = Launcher { options, engine: None };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let mut pause = RESTART_FIRST;
     let mut ending = false;
     loop {
@@ -140,6 +144,8 @@ async fn supervise(options: &Options) -> io::Result<u8> {
                 }
                 _ = terminate.recv() => ending = tell_to_end(&mut link).await,
                 _ = interrupt.recv() => ending = tell_to_end(&mut link).await,
+                // A control that is gone reads the configuration when it starts again.
+                _ = hangup.recv() => drop(link.write_all(&[RELOAD]).await),
             }
         };
         // A signal that reached control too, before it could handle it, ends it just as well.

@@ -40,7 +40,7 @@ pub struct Plan {
 }
 
 /// A route into the device.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Route {
     /// The destination.
     pub subnet: IpNet,
@@ -98,10 +98,25 @@ impl Netlink {
     /// # Errors
     /// The first refusal; what was done before it stays, and another call goes on from there.
     pub async fn apply(&self, plan: &Plan) -> Result<(), NetlinkError> {
+        self.bring(plan, &[]).await
+    }
+
+    /// Brings everything from one plan for a device to another. What both have is not touched.
+    ///
+    /// # Errors
+    /// As [`Netlink::apply`].
+    pub async fn change(&self, from: &Plan, to: &Plan) -> Result<(), NetlinkError> {
+        self.bring(to, &from.addresses).await
+    }
+
+    /// `earlier` are addresses that we gave a device which is not ours to clear.
+    async fn bring(&self, plan: &Plan, earlier: &[IpNet]) -> Result<(), NetlinkError> {
         let link = self.prepare_link(plan).await?;
-        self.apply_addresses(plan, &link).await?;
+        self.add_addresses(plan, &link).await?;
         self.raise_link(&link).await?;
         self.apply_routes(plan, link.index).await?;
+        // Only now: with an address the kernel removes the routes that name it as their source.
+        self.delete_stale_addresses(plan, &link, earlier).await?;
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             self.apply_rules(family, &rule::wanted(plan, family)).await?;
         }

@@ -123,6 +123,9 @@ impl Ike {
         };
         let same = state.config.negotiates_as(&config);
         state.config = config;
+        // It may have to be found missing sooner than it was.
+        let look_at = now.saturating_add(state.config.dpd.within_ms / 2);
+        state.look_at = state.look_at.map(|planned| planned.min(look_at));
         if !same && self.of(id).next().is_some() {
             self.shut(now, id, "its configuration has changed");
             if let Some(state) = self.cx.peers.get_mut(&id).filter(|state| state.config.start && !state.closed) {

@@ -10,7 +10,7 @@ use penstock::launcher::{self, Options};
 /// Joins this site with the peers of its configuration: IKEv2 for keys, ESP in UDP for packets.
 ///
 /// Stays in the foreground and logs to stderr; SIGTERM or Ctrl-C ends it cleanly: peers are told, and device,
-/// addresses and routes that it made go away. The state is shown by `penstock`.
+/// addresses and routes that it made go away. SIGHUP brings a changed configuration into force, as `penstock apply` does. The state is shown by `penstock`.
 #[derive(Debug, Parser)]
 #[command(
     name = "penstockd",

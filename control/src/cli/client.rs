@@ -43,9 +43,19 @@ impl Client {
 
     /// Asks, and gives the answer if it is yes.
     pub(super) fn ask(&mut self, command: Command) -> Result<Response, Failure> {
+        let response = self.exchange(command)?;
+        if !response.ok {
+            let code = response.code.filter(|code| (1..=2).contains(code)).unwrap_or(ERROR);
+            return Err(Failure::Because(code, response.error.unwrap_or_else(|| "penstockd refuses and gives no reason".into())));
+        }
+        Ok(response)
+    }
+
+    /// Asks, and gives the answer, be it yes or no.
+    pub(super) fn exchange(&mut self, command: Command) -> Result<Response, Failure> {
         let request = Request { id: self.next, command };
         self.next += 1;
-        let line = self.exchange(&request).map_err(|error| {
+        let line = self.send(&request).map_err(|error| {
             let reason = match error.kind() {
                 ErrorKind::WouldBlock | ErrorKind::TimedOut => {
                     format!("penstockd has not answered for {} s; look at its log", PATIENCE.as_secs())
@@ -64,14 +74,10 @@ impl Client {
                 response.id, request.id
             )));
         }
-        if !response.ok {
-            let code = response.code.filter(|code| (1..=2).contains(code)).unwrap_or(ERROR);
-            return Err(Failure::Because(code, response.error.unwrap_or_else(|| "penstockd refuses and gives no reason".into())));
-        }
         Ok(response)
     }
 
-    fn exchange(&mut self, request: &Request) -> io::Result<String> {
+    fn send(&mut self, request: &Request) -> io::Result<String> {
         self.stream.get_mut().write_all(request.to_line().as_bytes())?;
         let mut line = String::new();
         let limit = u64::try_from(RESPONSE_BYTES_MAX).unwrap_or(u64::MAX);

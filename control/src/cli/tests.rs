@@ -4,11 +4,12 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 
 use super::{Cli, ERROR, Key, NO, PeerOrder, Streams, UNREACHABLE, Verb, YES, code};
-use crate::admin::{Command, PeerState, Request, Response, State};
+use crate::admin::{Command, PeerState, Plan, Request, Response, State};
 
 /// A run directory that is removed at the end.
 struct Directory(PathBuf);
@@ -85,14 +86,19 @@ fn verbs_may_be_shortened_and_none_means_show() {
         (&["dow", "london"], Verb::Down { peer: london }),
         (&["peer", "rekey", "london"], Verb::Peer { what: PeerOrder::Rekey { peer: "london".into(), wait: 10 } }),
         (&["check"], Verb::Check { file: "/etc/penstock/penstock.toml".into() }),
-        (&["c", "x.toml"], Verb::Check { file: "x.toml".into() }),
+        (&["ch", "x.toml"], Verb::Check { file: "x.toml".into() }),
+        (&["a", "--dry-run"], Verb::Apply { dry_run: true, confirm: None }),
+        (&["apply", "--confirm", "1m"], Verb::Apply { dry_run: false, confirm: Some(Duration::from_secs(60)) }),
+        (&["conf"], Verb::Confirm),
         (&["k", "p"], Verb::Key { what: Key::Psk { out: None } }),
         (&["key", "psk", "--out", "x.psk"], Verb::Key { what: Key::Psk { out: Some("x.psk".into()) } }),
     ] {
         assert_eq!(verb(words).expect("good"), Some(expected), "{words:?}");
     }
     assert_eq!(verb(&[]).expect("good"), None);
-    for words in [["dance"].as_slice(), &["show", "a", "b"], &["key"], &["up", "--wait", "-1"], &["--nonsense"]] {
+    for words in
+        [["dance"].as_slice(), &["show", "a", "b"], &["key"], &["up", "--wait", "-1"], &["--nonsense"], &["apply", "--confirm", "30"]]
+    {
         let error = verb(words).expect_err("misuse");
         assert_eq!(error.exit_code(), i32::from(ERROR), "{words:?}");
     }
@@ -385,4 +391,27 @@ fn a_rekey_is_done_when_every_key_is_another() {
     let (code, _, err) = run(directory.path(), &["peer", "rekey", "nobody"]);
     assert!(code == ERROR && err.contains("no peer \"nobody\""), "{err}");
     daemon.join().expect("ended");
+}
+
+#[test]
+fn apply_says_what_it_did_and_every_mistake_that_kept_it_from_doing_so() {
+    let directory = Directory::new("apply");
+    let daemon = directory.daemon(|request| {
+        let Request { id, command } = request.expect("a request");
+        let findings =
+            vec!["penstock.toml:8: peer.x.endpiont: unknown key; did you mean endpoint?".to_owned(), "penstock.toml:9: b".to_owned()];
+        match command {
+            Command::Apply { dry_run: true, confirm: None } => {
+                let plan = Some(Box::new(Plan { findings, ..Plan::default() }));
+                Response { plan, ..Response::refused(id, ERROR, "nothing is changed: the configuration has 2 mistakes") }.to_line()
+            }
+            other => panic!("{other:?}"),
+        }
+    });
+    let (code, out, err) = run(directory.path(), &["apply", "--dry-run"]);
+    assert_eq!((code, out.as_str()), (ERROR, ""));
+    let lines: Vec<&str> = err.lines().collect();
+    assert_eq!(lines[0], "penstock: penstock.toml:8: peer.x.endpiont: unknown key; did you mean endpoint?");
+    assert_eq!((lines[1], lines[2]), ("penstock: penstock.toml:9: b", "penstock: nothing is changed: the configuration has 2 mistakes"));
+    daemon.join().expect("it ends with the command");
 }

@@ -229,7 +229,7 @@ fn is_host(host: &str) -> bool {
 }
 
 /// Reads a whole number of seconds, minutes or hours: `90s`, `45m`, `1h`; from one second to `longest`.
-pub(super) fn parse_duration(text: &str, longest: Duration) -> Result<Duration, Fault> {
+pub(crate) fn parse_duration(text: &str, longest: Duration) -> Result<Duration, Fault> {
     let unit = [("s", 1), ("m", 60), ("h", 3600)].into_iter().find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)));
     let digits = unit.filter(|(number, _)| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()));
     let Some((number, seconds)) = digits else {

@@ -5,13 +5,15 @@ use std::os::fd::OwnedFd;
 
 use tokio::net::UnixStream;
 
-use crate::launcher::{END, ENGINE_ENDED, ENGINE_FAILED, ENGINE_STARTED, START_ENGINE};
+use crate::launcher::{END, ENGINE_ENDED, ENGINE_FAILED, ENGINE_STARTED, RELOAD, START_ENGINE};
 
 /// What the launcher says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Word {
     /// End cleanly.
     End,
+    /// The configuration may have changed.
+    Reload,
     /// The engine that was ordered is started.
     EngineStarted,
     /// No engine can be started.
@@ -49,6 +51,7 @@ impl Link {
             }
             match self.stream.try_read(&mut byte) {
                 Ok(1) if byte == [END] => return Word::End,
+                Ok(1) if byte == [RELOAD] => return Word::Reload,
                 Ok(1) if byte == [ENGINE_STARTED] => return Word::EngineStarted,
                 Ok(1) if byte == [ENGINE_FAILED] => return Word::EngineFailed,
                 Ok(1) if byte == [ENGINE_ENDED] => return Word::EngineEnded,

@@ -5,7 +5,7 @@
 //! first, under the same name, so that a packet leaves by a child whose selectors cover it, and what arrives on a child is
 //! held against that child's selectors (RFC 4301 sections 5.1 and 5.2). A set goes when its last SA has gone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use penstock_ike::{PeerId, Selectors};
 use penstock_uapi::request::Pair;
@@ -72,6 +72,27 @@ impl Policies {
         Ok(policy)
     }
 
+    /// What the peers are configured with from now on. A peer that is new gets a policy; what SAs use stays as it was agreed until
+    /// the last of them has gone. Refused, nothing has changed.
+    pub(super) async fn configure(&self, client: &Client, orders: Vec<PolicyOrder>) -> Result<(), EngineError> {
+        let mut table = self.table.lock().await;
+        let before = table.sets.clone();
+        if !table.sets.configure(orders) {
+            return Ok(());
+        }
+        let done = table.commit(client).await;
+        if done.is_err() {
+            table.sets = before;
+        }
+        done
+    }
+
+    /// Takes away all policies of these peers, with the SAs that use them.
+    pub(super) async fn forget(&self, client: &Client, peers: &[PeerId]) -> Result<(), EngineError> {
+        let mut table = self.table.lock().await;
+        if table.sets.forget(peers) { table.commit(client).await } else { Ok(()) }
+    }
+
     /// An SA is gone, its inbound half too.
     pub(super) async fn release(&self, client: &Client, spi: u32) -> Result<(), EngineError> {
         let mut table = self.table.lock().await;
@@ -87,7 +108,7 @@ impl Table {
 }
 
 /// Which sets there are and who uses them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Sets {
     orders: Vec<PolicyOrder>,
     /// What a peer's first policy has while no SA uses it.
@@ -104,6 +125,34 @@ impl Sets {
 
     fn used(&self, policy: u32) -> bool {
         self.users.values().any(|used| *used == policy)
+    }
+
+    /// Whether that has changed the table.
+    fn configure(&mut self, orders: Vec<PolicyOrder>) -> bool {
+        let used: HashSet<u32> = self.users.values().copied().collect();
+        let places: HashMap<u32, usize> = self.orders.iter().enumerate().map(|(place, order)| (order.policy, place)).collect();
+        let mut changed = false;
+        for order in orders {
+            self.configured.insert(order.policy, order.pairs.clone());
+            match places.get(&order.policy).and_then(|place| self.orders.get_mut(*place)) {
+                Some(present) if used.contains(&order.policy) || present.pairs == order.pairs => (),
+                Some(present) => (present.pairs, changed) = (order.pairs, true),
+                None => {
+                    self.orders.push(order);
+                    changed = true;
+                }
+            }
+        }
+        changed
+    }
+
+    /// Whether that has changed the table.
+    fn forget(&mut self, peers: &[PeerId]) -> bool {
+        let before = self.orders.len();
+        self.orders.retain(|order| !peers.contains(&peer_of(order.policy)));
+        self.configured.retain(|policy, _| !peers.contains(&peer_of(*policy)));
+        self.users.retain(|_, policy| !peers.contains(&peer_of(*policy)));
+        self.orders.len() != before
     }
 
     /// The policy that an SA with these pairs belongs to from now on, and whether the table has changed. `None`: the peer has too
@@ -204,6 +253,35 @@ mod tests {
         assert!(!sets.release(2));
         assert!(sets.release(3));
         assert_eq!(of(&sets, second), None);
+    }
+
+    #[test]
+    fn a_changed_configuration_leaves_alone_what_sas_use() {
+        let mut sets = sets();
+        let order = |policy, name: &str, remote| PolicyOrder { policy, name: name.into(), pairs: pairs(remote), keep: false };
+        sets.assign(PEER, 1, pairs("10.2.0.0/16 10.3.0.0/16"));
+        // Given that the first peer has no SA and the second has one, when both get another prefix and a third peer comes
+        let all = || vec![order(6, "a", "10.16.0.0/16"), order(7, "b", "10.17.0.0/16"), order(8, "c", "10.8.0.0/16")];
+        assert!(sets.configure(all()));
+        // Then that of the second comes into force when its SA has gone, the others at once.
+        let remote = |sets: &Sets, policy| of(sets, policy).map(<[Pair]>::to_vec);
+        assert_eq!((remote(&sets, 6), remote(&sets, 8)), (Some(pairs("10.16.0.0/16")), Some(pairs("10.8.0.0/16"))));
+        assert_eq!(remote(&sets, 7), Some(pairs("10.2.0.0/16 10.3.0.0/16")));
+        assert!(!sets.configure(all()), "nothing is new");
+        assert!(sets.release(1));
+        assert_eq!(remote(&sets, 7), Some(pairs("10.17.0.0/16")));
+    }
+
+    #[test]
+    fn a_peer_that_is_forgotten_leaves_nothing_behind() {
+        let mut sets = sets();
+        sets.assign(PEER, 1, pairs("10.2.0.0/16"));
+        sets.assign(PEER, 2, pairs("10.3.0.0/16"));
+        assert!(sets.forget(&[PEER]) && !sets.forget(&[PEER]));
+        assert_eq!(sets.orders.iter().map(|order| order.policy).collect::<Vec<_>>(), [6]);
+        assert!(sets.users.is_empty() && sets.configured.len() == 1);
+        assert_eq!(sets.assign(PEER, 3, pairs("10.2.0.0/16")), None);
+        assert!(!sets.release(1));
     }
 
     #[test]

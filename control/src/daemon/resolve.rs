@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use penstock_ike::PeerId;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 use crate::config::Peer;
 use crate::log;
@@ -23,11 +24,11 @@ pub(super) fn literal(peer: &Peer) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, peer.endpoint.port))
 }
 
-/// Looks a name up until it is found; sends the answer once.
-pub(super) fn spawn(peer: &Peer, id: PeerId, found: mpsc::Sender<Resolved>) {
+/// Looks a name up until it is found, or aborted; sends the answer once.
+pub(super) fn spawn(peer: &Peer, id: PeerId, found: mpsc::Sender<Resolved>) -> AbortHandle {
     let (name, host, port, place) = (peer.name.clone(), peer.endpoint.host.clone(), peer.endpoint.port, peer.endpoint_place.clone());
     let wants_v4 = peer.local_address.map(|ip| ip.is_ipv4());
-    tokio::task::spawn_local(async move {
+    let task = tokio::task::spawn_local(async move {
         let mut pause = PAUSE_FIRST;
         loop {
             let reason = match tokio::net::lookup_host((host.as_str(), port)).await {
@@ -48,4 +49,5 @@ pub(super) fn spawn(peer: &Peer, id: PeerId, found: mpsc::Sender<Resolved>) {
             pause = (pause * 2).min(PAUSE_LAST);
         }
     });
+    task.abort_handle()
 }

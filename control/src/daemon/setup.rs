@@ -84,16 +84,17 @@ fn features(options: &Options) -> u16 {
 }
 
 /// This machine's addresses; those of our own device come from the configuration.
-async fn addresses_of_others(config: &Config, netlink: &Netlink) -> Result<Vec<IpNet>, Stop> {
+pub(super) async fn addresses_of_others(config: &Config, netlink: &Netlink) -> Result<Vec<IpNet>, Stop> {
     let all = netlink.addresses().await.map_err(failed)?;
     Ok(all.into_iter().filter(|net| !config.interface.address.contains(net) && !net.addr().is_loopback()).collect())
 }
 
 /// A peer's subnet that is this machine's own network would take its neighbours away.
-async fn refuse_connected(config: &Config, netlink: &Netlink) -> Result<(), Stop> {
+pub(super) async fn refuse_connected(config: &Config, netlink: &Netlink) -> Result<(), Stop> {
     let mut findings = Vec::new();
+    let connected = netlink.connected(&config.interface.name).await.map_err(failed)?;
     for peer in &config.peers {
-        for subnet in netlink.connected_among(&peer.subnets, &config.interface.name).await.map_err(failed)? {
+        for subnet in peer.subnets.iter().filter(|subnet| connected.contains(subnet)) {
             let problem = format!("{subnet} is a network that this machine itself is connected to");
             findings.push(peer.place.finding(problem, "name only networks behind the peer, or the parts of it that are there"));
         }
@@ -268,6 +269,8 @@ async fn no_engine(link: &Link) -> Stop {
             Word::EngineEnded if started => return failed("the engine ended at its start; its own line above says why"),
             // The last word about the engine before this one.
             Word::EngineEnded => (),
+            // The configuration was read a moment ago.
+            Word::Reload => (),
         }
     }
 }

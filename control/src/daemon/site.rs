@@ -99,7 +99,7 @@ pub(super) fn netlink(config: &Config, mtu: u16, here: &[IpNet]) -> netlink::Pla
 
 /// The source address of what this machine itself sends to a peer: one of the interface or of the machine that lies
 /// in the local subnets, else the interface's own.
-fn source(config: &Config, peer: &Peer, here: &[IpNet], v4: bool) -> Option<IpAddr> {
+pub(super) fn source(config: &Config, peer: &Peer, here: &[IpNet], v4: bool) -> Option<IpAddr> {
     let inside = |ip: &IpAddr| ip.is_ipv4() == v4 && peer.local_subnets.iter().any(|subnet| subnet.contains(ip));
     let interface = || config.interface.address.iter().map(IpNet::addr);
     let machine = here.iter().map(IpNet::addr);

@@ -1,6 +1,6 @@
 //! The event loop: everything that happens is told to the IKE state machine, and what it wants done is done.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use penstock_uapi::Role;
 use penstock_uapi::reply::phase;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::admin::Asked;
@@ -32,9 +33,11 @@ use crate::socket::ike::{Datagram, IkeSocket, Kind};
 mod liveness;
 mod orders;
 mod outputs;
+mod reload;
 mod restart;
 
 use liveness::{Listening, Report};
+use reload::Reload;
 use restart::{Restart, Started};
 
 /// The most datagrams, results and requests that may wait for the loop.
@@ -66,6 +69,7 @@ enum Happening {
     Heard(Report),
     Resolved(Resolved),
     Asked(Asked),
+    Reload(reload::Step),
     Time,
     Signal,
 }
@@ -101,6 +105,8 @@ pub(super) struct Work {
     unknown_logged: Option<Instant>,
     /// Peers of which the engine is asked when they were heard.
     listening: Listening,
+    /// A changed configuration on its way into force.
+    reload: Reload,
     /// Told to end: what goes down now is no surprise.
     ending: bool,
 
@@ -109,7 +115,7 @@ pub(super) struct Work {
     resolved: mpsc::Receiver<Resolved>,
     resolver: mpsc::Sender<Resolved>,
     /// Names that are being looked up.
-    resolving: HashSet<PeerId>,
+    resolving: HashMap<PeerId, AbortHandle>,
     asked: mpsc::Receiver<Asked>,
     signals: [Signal; 2],
 }
@@ -221,7 +227,8 @@ impl Work {
             finished,
             resolved,
             resolver,
-            resolving: HashSet::new(),
+            resolving: HashMap::new(),
+            reload: Reload::default(),
             asked,
             signals,
             config,
@@ -246,25 +253,30 @@ impl Work {
             log::warning("config", &[("text", warning)]);
         }
         for (peer, id) in config.peers.iter().zip(self.ids.clone()) {
-            self.statuses.insert(id, Status { since: Instant::now(), up: false, attempts: 0, reason: None });
-            let endpoint = resolve::literal(peer);
-            // One with a name may come to us before that is known.
-            self.begin_peer(id, endpoint);
-            self.look_up(id);
+            self.add_peer(id, peer);
         }
     }
 
     /// Looks up the name of a peer, if it has one and that is not under way.
     fn look_up(&mut self, id: PeerId) {
         let Some(peer) = self.peer(id).filter(|peer| resolve::literal(peer).is_none()).cloned() else { return };
-        if self.resolving.insert(id) {
-            resolve::spawn(&peer, id, self.resolver.clone());
+        let resolver = &self.resolver;
+        self.resolving.entry(id).or_insert_with(|| resolve::spawn(&peer, id, resolver.clone()));
+    }
+
+    /// Nobody wants to know any more what the name of a peer leads to.
+    fn forget_look_up(&mut self, id: PeerId) {
+        if let Some(task) = self.resolving.remove(&id) {
+            task.abort();
         }
     }
 
     /// A name was found: the first time the peer begins, later only a new address changes anything.
     fn resolved(&mut self, id: PeerId, endpoint: SocketAddr) {
-        self.resolving.remove(&id);
+        // What was under way when nobody wanted it any more leads nowhere.
+        if self.resolving.remove(&id).is_none() {
+            return;
+        }
         if self.endpoints.get(&id) != Some(&endpoint) {
             log::info("name-resolved", &[("peer", &self.name(id)), ("address", &endpoint)]);
             self.begin_peer(id, Some(endpoint));
@@ -296,6 +308,7 @@ impl Work {
             match self.next().await {
                 Happening::Word(Word::End) | Happening::Signal => break,
                 Happening::Word(Word::Gone) => return Err(failed("the launcher is gone; the engine goes on for the next start")),
+                Happening::Word(Word::Reload) => self.reload(reload::Asked::default()),
                 Happening::Word(word) => self.engine_word(word),
                 Happening::Datagram(datagram) => self.receive(datagram),
                 Happening::Engine(Event::Lost) => self.engine_lost(),
@@ -305,6 +318,7 @@ impl Work {
                 Happening::Heard(report) => self.heard(&report),
                 Happening::Resolved((id, endpoint)) => self.resolved(id, endpoint),
                 Happening::Asked((request, answer)) => self.order(request, answer),
+                Happening::Reload(step) => self.reload_step(step),
                 Happening::Time => {
                     let now = self.now();
                     self.ike.tick(now, &mut self.source);
@@ -322,6 +336,7 @@ impl Work {
             event = next_event(&mut self.engine) => Happening::Engine(event),
             started = next_start(&mut self.restart) => Happening::Restarted(started),
             report = self.listening.report() => Happening::Heard(report),
+            step = self.reload.step() => Happening::Reload(step),
             Some(finished) = self.finished.recv() => Happening::Finished(finished),
             Some(datagram) = self.datagrams.recv() => Happening::Datagram(datagram),
             Some(resolved) = self.resolved.recv() => Happening::Resolved(resolved),

@@ -110,8 +110,8 @@ impl Netlink {
         }
     }
 
-    /// Adds the addresses that are missing, and removes those that an earlier configuration gave our device.
-    pub(super) async fn apply_addresses(&self, plan: &Plan, link: &Link) -> Result<(), NetlinkError> {
+    /// Adds the addresses that are missing.
+    pub(super) async fn add_addresses(&self, plan: &Plan, link: &Link) -> Result<(), NetlinkError> {
         let present = self.addresses_of(link.index).await?;
         for address in plan.addresses.iter().filter(|address| !present.contains(address)) {
             let mut request = self.handle.address().add(link.index, address.addr(), address.prefix_len());
@@ -123,9 +123,12 @@ impl Netlink {
                 other => other?,
             }
         }
-        if !link.ours {
-            return Ok(());
-        }
+        Ok(())
+    }
+
+    /// Removes the addresses that an earlier configuration gave our device, and of another's device those that are named.
+    pub(super) async fn delete_stale_addresses(&self, plan: &Plan, link: &Link, earlier: &[IpNet]) -> Result<(), NetlinkError> {
+        let present = if link.ours { self.addresses_of(link.index).await? } else { earlier.to_vec() };
         let stale: Vec<IpNet> = present.into_iter().filter(|address| !plan.addresses.contains(address)).collect();
         self.delete_addresses(link, &stale).await
     }

@@ -1,5 +1,6 @@
 //! Routes: ours into the device, in a table of their own, and questions about everybody's.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use futures_util::TryStreamExt;
@@ -22,19 +23,23 @@ struct Present {
 }
 
 impl Netlink {
-    /// Adds the plan's routes, and removes ours that the plan no longer has.
+    /// Adds the plan's routes, and removes ours that the plan no longer has. What is there and right is not touched, and what is
+    /// there with another source is replaced in one step: no packet finds a moment without a route.
     pub(super) async fn apply_routes(&self, plan: &Plan, device: u32) -> Result<(), NetlinkError> {
+        let subnets: HashSet<IpNet> = plan.routes.iter().map(|route| route.subnet).collect();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let all = self.routes(family).await?;
-            let ours = all.iter().filter(|route| route.table == plan.table && route.message.header.protocol == protocol());
-            let keeps = |route: &Present| {
-                let as_planned = Route { subnet: route.subnet, source: route.source };
-                route.device == Some(device) && plan.routes.contains(&as_planned)
-            };
-            for stale in ours.filter(|route| !keeps(route)) {
+            let ours: Vec<_> =
+                all.iter().filter(|route| route.table == plan.table && route.message.header.protocol == protocol()).collect();
+            let right: HashSet<Route> = ours
+                .iter()
+                .filter(|route| route.device == Some(device))
+                .map(|route| Route { subnet: route.subnet, source: route.source })
+                .collect();
+            for stale in ours.iter().filter(|route| !subnets.contains(&route.subnet)) {
                 self.delete_route(stale).await?;
             }
-            for route in plan.routes.iter().filter(|route| family_of(route.subnet.addr()) == family) {
+            for route in plan.routes.iter().filter(|route| family_of(route.subnet.addr()) == family && !right.contains(route)) {
                 self.add_route(plan, device, route).await?;
             }
         }
@@ -65,18 +70,18 @@ impl Netlink {
         }
     }
 
-    /// Which of these subnets are exactly a network that this machine is directly connected to by another device.
+    /// The networks that this machine is directly connected to by another device than this one.
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub async fn connected_among(&self, subnets: &[IpNet], device: &str) -> Result<Vec<IpNet>, NetlinkError> {
+    pub async fn connected(&self, device: &str) -> Result<HashSet<IpNet>, NetlinkError> {
         let ours = self.link(device).await?.map(|link| link.index);
-        let mut connected = Vec::new();
+        let mut connected = HashSet::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let direct = self.routes(family).await?.into_iter().filter(|route| {
                 route.table == u32::from(RouteHeader::RT_TABLE_MAIN) && !route.gateway && route.device.is_some() && route.device != ours
             });
-            connected.extend(direct.map(|route| route.subnet).filter(|subnet| subnets.contains(subnet)));
+            connected.extend(direct.map(|route| route.subnet));
         }
         Ok(connected)
     }

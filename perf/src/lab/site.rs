@@ -284,6 +284,15 @@ impl Site {
         }
     }
 
+    /// Tells the daemon to bring its configuration files into force (SIGHUP).
+    ///
+    /// # Errors
+    /// If none runs.
+    pub fn hang_up(&self) -> Result<()> {
+        let child = self.children.last().with_context(|| format!("{}: no daemon runs", self.name))?;
+        Ok(sys::signal(child.id(), libc::SIGHUP)?)
+    }
+
     /// Stops the daemon politely and waits for it. Returns how the one started last ended, or `None` if none was started.
     ///
     /// # Errors

@@ -16,6 +16,10 @@ impl Work {
             Command::Up { peer } => self.for_peers(id, peer, Self::up),
             Command::Down { peer } => self.for_peers(id, peer, Self::down),
             Command::Rekey { peer } => self.rekey(id, &peer),
+            Command::Apply { dry_run, confirm } => {
+                return self.reload(super::reload::Asked { id, answer: Some(answer), dry_run, confirm, ..Default::default() });
+            }
+            Command::Confirm => self.confirm(id),
         };
         // A client that does not wait for the answer has its order carried out all the same.
         let _ = answer.send(response);
