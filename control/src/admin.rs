@@ -67,11 +67,13 @@ pub enum Command {
     },
     /// Keep what was applied for a time.
     Confirm,
+    /// Let the program on disk take control's place, while packets go on.
+    Upgrade,
 }
 
 impl Command {
     /// The names of all of them.
-    pub const NAMES: [&str; 6] = ["show", "up", "down", "rekey", "apply", "confirm"];
+    pub const NAMES: [&str; 7] = ["show", "up", "down", "rekey", "apply", "confirm", "upgrade"];
 }
 
 /// A request as it is written.
@@ -112,9 +114,10 @@ impl Request {
                 Command::Apply { dry_run: written.dry_run, confirm }
             }
             ("confirm", None) => Command::Confirm,
+            ("upgrade", None) => Command::Upgrade,
             ("show", Some(_)) => return misuse("show takes no peer; it always answers with the whole state".into()),
-            ("apply" | "confirm", Some(_)) => {
-                return misuse("apply and confirm take no peer; they are about the whole configuration".into());
+            ("apply" | "confirm" | "upgrade", Some(_)) => {
+                return misuse("apply, confirm and upgrade take no peer; they are about the whole daemon".into());
             }
             ("up", peer) => Command::Up { peer },
             ("down", peer) => Command::Down { peer },
@@ -135,6 +138,7 @@ impl Request {
             Command::Rekey { peer } => ("rekey", Some(peer.clone())),
             Command::Apply { .. } => ("apply", None),
             Command::Confirm => ("confirm", None),
+            Command::Upgrade => ("upgrade", None),
         };
         let (dry_run, confirm) = match self.command {
             Command::Apply { dry_run, confirm } => (dry_run, confirm),
@@ -241,6 +245,7 @@ mod tests {
             Command::Apply { dry_run: true, confirm: None },
             Command::Apply { dry_run: false, confirm: Some(Duration::from_secs(30)) },
             Command::Confirm,
+            Command::Upgrade,
         ] {
             let request = Request { id: 7, command };
             let line = request.to_line();
@@ -260,7 +265,7 @@ mod tests {
             ("{\"id\":5,\"command\":\"show\",\"pear\":\"x\"}", 5, "pear"),
             ("{\"id\":5,\"command\":\"show\",\"peer\":\"x\"}", 5, "takes no peer"),
             ("{\"id\":5,\"command\":\"rekey\"}", 5, "needs a peer"),
-            ("{\"id\":5,\"command\":\"apply\",\"peer\":\"x\"}", 5, "whole configuration"),
+            ("{\"id\":5,\"command\":\"apply\",\"peer\":\"x\"}", 5, "whole daemon"),
             ("{\"id\":5,\"command\":\"up\",\"dry_run\":true}", 5, "only apply"),
             ("{\"id\":6,\"command\":\"dance\"}", 6, "unknown command \"dance\""),
             ("{\"id\":-6,\"command\":\"show\"}", 0, "no request"),

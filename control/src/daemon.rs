@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use tokio::task::LocalSet;
 
 use crate::config::{Config, Finding};
-use crate::launcher::{MISUSE, Options};
+use crate::launcher::{MISUSE, Options, RELIEVED};
 use crate::{confine, launcher, log, sys};
 
 mod admin;
@@ -38,6 +38,9 @@ pub(crate) enum Stop {
     /// The configuration or the machine must be changed first; one line for each finding.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Misuse(Vec<Finding>),
+    /// A newer program of its own takes over.
+    #[error("relieved")]
+    Relieved,
     /// It was told to end before it had begun.
     #[error("ended while starting")]
     Ended,
@@ -57,18 +60,30 @@ impl Stop {
 pub fn run(options: Options, launcher_fd: i32) -> ExitCode {
     match try_run(options, launcher_fd) {
         Ok(()) | Err(Stop::Ended) => ExitCode::SUCCESS,
-        Err(Stop::Misuse(findings)) => {
-            let mut stderr = std::io::stderr().lock();
-            for finding in findings {
-                // Nobody is left to tell that stderr is closed.
-                let _ = writeln!(stderr, "penstockd: {finding}");
-            }
-            ExitCode::from(MISUSE)
-        }
+        Err(Stop::Relieved) => ExitCode::from(RELIEVED),
+        Err(Stop::Misuse(findings)) => misuse(&findings),
         Err(Stop::Failed(reason)) => {
             log::error("failed", &[("reason", &reason)]);
             ExitCode::FAILURE
         }
+    }
+}
+
+fn misuse(findings: &[Finding]) -> ExitCode {
+    let mut stderr = std::io::stderr().lock();
+    for finding in findings {
+        // Nobody is left to tell that stderr is closed.
+        let _ = writeln!(stderr, "penstockd: {finding}");
+    }
+    ExitCode::from(MISUSE)
+}
+
+/// Goes as far as a second daemon can beside the one that runs: a program that cannot read the configuration must not take over.
+#[must_use]
+pub fn trial(options: &Options) -> ExitCode {
+    match Config::load(&options.config) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(findings) => misuse(&findings),
     }
 }
 

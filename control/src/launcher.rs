@@ -2,11 +2,11 @@
 //! needs, so that control can give those rights up, and it holds no key and reads nothing but single bytes.
 //!
 //! ```text
-//!   control ──► launcher   'E': start an engine; what is left of an earlier one is ended first
+//!   control ──► launcher   'E': start an engine; what is left of an earlier one is ended first    'U': try the program on disk
 //!   launcher ──► control   's': it is started    'f': it cannot be    'x': it has ended    'T': end cleanly
-//!                                                                                       'R': reload
+//!                          'R': reload    'u': the program on disk works: leave, it takes over    'n': it does not
 //! ```
-//! Control that dies without having meant to is started again and adopts the engine, which went on. Control that
+//! Control that leaves for a newer program of itself is replaced at once. Control that dies without having meant to is started again and adopts the engine, which went on. Control that
 //! loses the launcher leaves at once without touching anything: whoever starts Penstock next adopts the engine too.
 
 use std::io;
@@ -32,6 +32,12 @@ pub(crate) const ENGINE_STARTED: u8 = b's';
 pub(crate) const ENGINE_FAILED: u8 = b'f';
 /// Launcher to control: the engine has ended.
 pub(crate) const ENGINE_ENDED: u8 = b'x';
+/// Control to launcher: see whether the program on disk could take over.
+pub(crate) const TRY_PROGRAM: u8 = b'U';
+/// Launcher to control: it could.
+pub(crate) const PROGRAM_WORKS: u8 = b'u';
+/// Launcher to control: it could not; its own lines in the log say why.
+pub(crate) const PROGRAM_FAILS: u8 = b'n';
 /// Launcher to control: bring the configuration files into force.
 pub(crate) const RELOAD: u8 = b'R';
 /// Launcher to control: end cleanly.
@@ -39,6 +45,12 @@ pub(crate) const END: u8 = b'T';
 
 /// The exit code for a configuration or machine that cannot work as it is.
 pub const MISUSE: u8 = 2;
+
+/// The exit code of control that leaves its place to a newer program.
+pub(crate) const RELIEVED: u8 = 3;
+
+/// How long the program on disk may take to show that it works.
+const TRIAL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The engine's user: nobody.
 const ENGINE_USER: &str = "65534";
@@ -84,9 +96,10 @@ impl Options {
         self.run_dir.join("control.sock")
     }
 
-    fn engine_program(&self) -> PathBuf {
+    /// The engine's program, beside which `own` stands.
+    fn engine_program(&self, own: &Path) -> PathBuf {
         const NAME: &str = "penstock-engine";
-        let sibling = || std::env::current_exe().ok().map(|own| own.with_file_name(NAME)).filter(|path| path.exists());
+        let sibling = || Some(own.with_file_name(NAME)).filter(|path| path.exists());
         self.engine.clone().or_else(sibling).unwrap_or_else(|| NAME.into())
     }
 }
@@ -118,7 +131,9 @@ pub fn run(options: &Options) -> ExitCode {
 /// Starts control again and again until it ends by itself; returns its exit code.
 async fn supervise(options: &Options) -> io::Result<u8> {
     let _only = only::claim().await?;
-    let mut launcher = Launcher { options, engine: None };
+    // Noted now: the name of a running program that is replaced on disk leads nowhere.
+    let program = std::env::current_exe()?;
+    let mut launcher = Launcher { options, program, engine: None };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -148,6 +163,10 @@ async fn supervise(options: &Options) -> io::Result<u8> {
                 _ = hangup.recv() => drop(link.write_all(&[RELOAD]).await),
             }
         };
+        if status.code() == Some(RELIEVED.into()) {
+            log::info("control-relieved", &[("after_s", &started.elapsed().as_secs())]);
+            continue;
+        }
         // A signal that reached control too, before it could handle it, ends it just as well.
         if let Some(code) = status.code().or(ending.then_some(0)) {
             launcher.finish(code).await;
@@ -181,6 +200,7 @@ async fn ended(engine: &mut Option<Child>) -> ExitStatus {
 
 struct Launcher<'a> {
     options: &'a Options,
+    program: PathBuf,
     engine: Option<Child>,
 }
 
@@ -190,7 +210,7 @@ impl Launcher<'_> {
         let (ours, theirs) = StdStream::pair()?;
         let theirs = Socket::from(OwnedFd::from(theirs));
         theirs.set_cloexec(false)?;
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = Command::new(&self.program);
         command.args(std::env::args_os().skip(1)).arg("--launcher-fd").arg(theirs.as_raw_fd().to_string());
         // A group of its own: Ctrl-C reaches the launcher only, which passes it on once.
         let child = command.process_group(0).stdin(Stdio::null()).spawn()?;
@@ -199,6 +219,11 @@ impl Launcher<'_> {
     }
 
     async fn obey(&mut self, orders: &[u8], link: &mut UnixStream) {
+        if orders.contains(&TRY_PROGRAM) {
+            let answer = if self.program_works().await { PROGRAM_WORKS } else { PROGRAM_FAILS };
+            // Control that is gone meanwhile is noticed by the next wait.
+            let _ = link.write_all(&[answer]).await;
+        }
         if !orders.contains(&START_ENGINE) {
             return;
         }
@@ -215,13 +240,28 @@ impl Launcher<'_> {
                 ENGINE_STARTED
             }
             Err(error) => {
-                let program = self.options.engine_program();
+                let program = self.options.engine_program(&self.program);
                 log::error("engine-not-started", &[("program", &program.display()), ("reason", &error)]);
                 ENGINE_FAILED
             }
         };
         // Control that is gone meanwhile is noticed by the next wait.
         let _ = link.write_all(&[answer]).await;
+    }
+
+    /// Has the program on disk read the configuration, as far as a second one can go beside the first.
+    async fn program_works(&self) -> bool {
+        let mut command = Command::new(&self.program);
+        command.args(std::env::args_os().skip(1)).arg("--trial").stdin(Stdio::null()).kill_on_drop(true);
+        let trial = async { command.spawn()?.wait().await };
+        let reason = match tokio::time::timeout(TRIAL_PATIENCE, trial).await {
+            Ok(Ok(status)) if status.success() => return true,
+            Ok(Ok(status)) => status.to_string(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("not done within {} s", TRIAL_PATIENCE.as_secs()),
+        };
+        log::error("program-fails", &[("program", &self.program.display()), ("reason", &reason)]);
+        false
     }
 
     /// Starts an engine with a fresh socket to listen on. Nobody else keeps that socket: it answers only as long as
@@ -240,7 +280,7 @@ impl Launcher<'_> {
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
         // The engine itself listens: until then whoever connects is refused, and after it SO_PEERCRED names the engine.
         socket.set_cloexec(false)?;
-        let mut command = Command::new(self.options.engine_program());
+        let mut command = Command::new(self.options.engine_program(&self.program));
         command.arg("--socket-fd").arg(socket.as_raw_fd().to_string());
         if self.options.no_sandbox {
             command.arg("--no-sandbox");

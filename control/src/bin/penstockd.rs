@@ -33,6 +33,9 @@ struct Arguments {
     /// Run the engine without its jail; for debugging only.
     #[arg(long)]
     no_sandbox: bool,
+    /// Only show that this program can read the configuration.
+    #[arg(long, hide = true)]
+    trial: bool,
     /// The link to the launcher: makes this the daemon proper.
     #[arg(long, hide = true, value_name = "FD")]
     launcher_fd: Option<i32>,
@@ -45,7 +48,7 @@ fn feature(name: &str) -> Result<String, String> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let link = arguments.launcher_fd;
+    let (link, trial) = (arguments.launcher_fd, arguments.trial);
     let options = Options {
         config: arguments.config,
         run_dir: arguments.run_dir,
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         no_sandbox: arguments.no_sandbox,
     };
     match link {
+        _ if trial => penstock::daemon::trial(&options),
         Some(fd) => penstock::daemon::run(options, fd),
         None => launcher::run(&options),
     }

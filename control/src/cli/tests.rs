@@ -81,7 +81,7 @@ fn verbs_may_be_shortened_and_none_means_show() {
     for (words, expected) in [
         (["show", "london"].as_slice(), Verb::Show { peer: london.clone() }),
         (&["s"], Verb::Show { peer: None }),
-        (&["u", "london"], Verb::Up { peer: london.clone(), wait: 10 }),
+        (&["up", "london"], Verb::Up { peer: london.clone(), wait: 10 }),
         (&["up", "--wait", "0"], Verb::Up { peer: None, wait: 0 }),
         (&["dow", "london"], Verb::Down { peer: london }),
         (&["peer", "rekey", "london"], Verb::Peer { what: PeerOrder::Rekey { peer: "london".into(), wait: 10 } }),

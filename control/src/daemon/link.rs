@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use tokio::net::UnixStream;
 
-use crate::launcher::{END, ENGINE_ENDED, ENGINE_FAILED, ENGINE_STARTED, RELOAD, START_ENGINE};
+use crate::launcher::{END, ENGINE_ENDED, ENGINE_FAILED, ENGINE_STARTED, PROGRAM_FAILS, PROGRAM_WORKS, RELOAD, START_ENGINE, TRY_PROGRAM};
 
 /// What the launcher says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +14,10 @@ pub(super) enum Word {
     End,
     /// The configuration may have changed.
     Reload,
+    /// The program on disk could take over.
+    ProgramWorks,
+    /// It could not.
+    ProgramFails,
     /// The engine that was ordered is started.
     EngineStarted,
     /// No engine can be started.
@@ -42,6 +46,11 @@ impl Link {
         self.stream.try_write(&[START_ENGINE]).map(drop)
     }
 
+    /// Asks whether the program on disk could take over.
+    pub(super) fn try_program(&self) -> io::Result<()> {
+        self.stream.try_write(&[TRY_PROGRAM]).map(drop)
+    }
+
     /// Waits for the next word. May be dropped and called again without losing one.
     pub(super) async fn word(&self) -> Word {
         loop {
@@ -51,6 +60,8 @@ impl Link {
             }
             match self.stream.try_read(&mut byte) {
                 Ok(1) if byte == [END] => return Word::End,
+                Ok(1) if byte == [PROGRAM_WORKS] => return Word::ProgramWorks,
+                Ok(1) if byte == [PROGRAM_FAILS] => return Word::ProgramFails,
                 Ok(1) if byte == [RELOAD] => return Word::Reload,
                 Ok(1) if byte == [ENGINE_STARTED] => return Word::EngineStarted,
                 Ok(1) if byte == [ENGINE_FAILED] => return Word::EngineFailed,

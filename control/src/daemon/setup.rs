@@ -269,8 +269,8 @@ async fn no_engine(link: &Link) -> Stop {
             Word::EngineEnded if started => return failed("the engine ended at its start; its own line above says why"),
             // The last word about the engine before this one.
             Word::EngineEnded => (),
-            // The configuration was read a moment ago.
-            Word::Reload => (),
+            // The configuration was read a moment ago, and nobody has asked about programs.
+            Word::Reload | Word::ProgramWorks | Word::ProgramFails => (),
         }
     }
 }

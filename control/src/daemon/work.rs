@@ -35,16 +35,21 @@ mod orders;
 mod outputs;
 mod reload;
 mod restart;
+mod upgrade;
 
 use liveness::{Listening, Report};
 use reload::Reload;
 use restart::{Restart, Started};
+use upgrade::Upgrade;
 
 /// The most datagrams, results and requests that may wait for the loop.
 const QUEUE_MAX: usize = 1024;
 
 /// How long peers may take to answer our DELETE when we end.
 const FAREWELL: Duration = Duration::from_millis(1500);
+
+/// How long control that is relieved waits for its last answer to be written.
+const ANSWER_TIME: Duration = Duration::from_millis(20);
 
 /// Between two lines about the same kind of unauthenticated event.
 const LOG_PAUSE: Duration = Duration::from_secs(10);
@@ -107,6 +112,8 @@ pub(super) struct Work {
     listening: Listening,
     /// A changed configuration on its way into force.
     reload: Reload,
+    /// A newer program on its way to take over.
+    upgrade: Upgrade,
     /// Told to end: what goes down now is no surprise.
     ending: bool,
 
@@ -229,6 +236,7 @@ impl Work {
             resolver,
             resolving: HashMap::new(),
             reload: Reload::default(),
+            upgrade: Upgrade::default(),
             asked,
             signals,
             config,
@@ -308,6 +316,8 @@ impl Work {
             match self.next().await {
                 Happening::Word(Word::End) | Happening::Signal => break,
                 Happening::Word(Word::Gone) => return Err(failed("the launcher is gone; the engine goes on for the next start")),
+                Happening::Word(Word::ProgramWorks) => return Err(self.relieved().await),
+                Happening::Word(Word::ProgramFails) => self.not_upgraded(),
                 Happening::Word(Word::Reload) => self.reload(reload::Asked::default()),
                 Happening::Word(word) => self.engine_word(word),
                 Happening::Datagram(datagram) => self.receive(datagram),

@@ -38,6 +38,7 @@ pub struct Site {
     namespace: Namespace,
     folder: PathBuf,
     options: SiteOptions,
+    daemon: Option<PathBuf>,
     children: Vec<Child>,
 }
 
@@ -49,7 +50,7 @@ impl Site {
     pub fn new(name: &str, namespace: &Namespace, options: SiteOptions) -> Result<Self> {
         let alone = namespace.name().ends_with(name);
         let folder = cleanup::new_folder(&if alone { namespace.name().to_owned() } else { format!("{}-{name}", namespace.name()) })?;
-        let site = Self { name: name.into(), namespace: namespace.clone(), folder, options, children: Vec::new() };
+        let site = Self { name: name.into(), namespace: namespace.clone(), folder, options, daemon: None, children: Vec::new() };
         fs::create_dir(site.run_dir())?;
         site.write_secrets()?;
         site.write_config(&site.options.config)?;
@@ -79,6 +80,11 @@ impl Site {
         binary_in(name, self.options.programs.as_deref())
     }
 
+    /// Takes this program for `penstockd` from the next start on.
+    pub fn use_daemon(&mut self, program: &Path) {
+        self.daemon = Some(program.to_owned());
+    }
+
     /// Starts `penstockd`, or a second one where an earlier was killed. Its output goes to [`Self::log_path`].
     ///
     /// # Errors
@@ -99,7 +105,8 @@ impl Site {
     /// # Errors
     /// If a program is missing.
     pub fn daemon_command(&self) -> Result<Command> {
-        let mut command = self.namespace.command(self.binary("penstockd")?);
+        let daemon = self.daemon.clone().map_or_else(|| self.binary("penstockd"), Ok)?;
+        let mut command = self.namespace.command(daemon);
         command.arg("--config").arg(self.config_path()).arg("--run-dir").arg(self.run_dir());
         command.arg("--engine").arg(self.binary("penstock-engine")?);
         if !self.options.without.is_empty() {

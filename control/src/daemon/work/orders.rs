@@ -20,6 +20,7 @@ impl Work {
                 return self.reload(super::reload::Asked { id, answer: Some(answer), dry_run, confirm, ..Default::default() });
             }
             Command::Confirm => self.confirm(id),
+            Command::Upgrade => return self.upgrade(id, answer),
         };
         // A client that does not wait for the answer has its order carried out all the same.
         let _ = answer.send(response);

@@ -92,6 +92,11 @@ pub(super) struct Reload {
 }
 
 impl Reload {
+    /// Whether anything is on its way or waits to be confirmed.
+    pub(super) fn is_busy(&self) -> bool {
+        self.task.is_some() || self.provisional.is_some()
+    }
+
     /// Waits for the next step; for ever if nothing is under way.
     pub(super) async fn step(&mut self) -> Step {
         if let Some(task) = &mut self.task {
