@@ -29,9 +29,6 @@ const BUFFER_BYTES: i32 = 8 << 20;
 /// How long a bind is tried: a ring of a process that died gives its port back a moment later.
 const BIND_PATIENCE: Duration = Duration::from_millis(1500);
 
-/// `UDP_GRO` of linux/udp.h.
-const UDP_GRO: i32 = 104;
-
 /// What all sockets share.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -123,6 +120,9 @@ fn family(plan: &Plan, ip: IpAddr) -> Result<Family, SocketError> {
     let address = SocketAddr::new(ip, plan.port);
     let ike = bound(plan, address, false)?;
     reuse_port(&ike, address)?;
+    // Before the group's program has picked a member, the kernel asks one that it finds by the hash of addresses and ports whether it
+    // may merge (net/ipv4/udp_offload.c, `udp4_gro_lookup_skb`): a member that says no spoils it for all packets of that peer.
+    merging(plan, &ike).map_err(|error| SocketError::Other { what: "set up", address, error })?;
     let own_address = SocketAddr::new(ip, 0);
     let shared = (0..plan.cores).map(|_| bound(plan, address, true)).collect::<Result<Vec<_>, _>>()?;
     let own = (0..plan.cores).map(|_| bound(plan, own_address, false)).collect::<Result<Vec<_>, _>>()?;
@@ -190,7 +190,12 @@ fn for_packets(plan: &Plan, socket: &Socket) -> io::Result<()> {
     set(libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;
     set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, BUFFER_BYTES)?;
     set(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, BUFFER_BYTES)?;
-    set(libc::IPPROTO_UDP, UDP_GRO, plan.gro.into())
+    merging(plan, socket)
+}
+
+/// Whether datagrams may come merged.
+fn merging(plan: &Plan, socket: &Socket) -> io::Result<()> {
+    sys::set_option(socket.as_fd(), libc::IPPROTO_UDP, libc::UDP_GRO, plan.gro.into())
 }
 
 /// Checks that a descriptor handed back by an engine is the socket that [`open`] made for this role.
@@ -262,6 +267,14 @@ mod tests {
             let mut buffer = [0; 64];
             let length = members[member].recv(&mut buffer).unwrap_or_else(|e| panic!("{bytes:?} at {member}: {e}"));
             assert_eq!(&buffer[..length], bytes);
+        }
+    }
+
+    #[test]
+    fn every_member_of_the_group_may_be_asked_whether_to_merge() {
+        let Some((_, family)) = group(2) else { return };
+        for member in std::iter::once(&family.ike).chain(&family.shared) {
+            assert_eq!(crate::sys::option(member.as_fd(), libc::IPPROTO_UDP, libc::UDP_GRO).expect("an option"), 1);
         }
     }
 

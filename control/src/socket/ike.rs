@@ -1,6 +1,8 @@
 //! Control's own socket of the group: IKE behind the non-ESP marker (RFC 3948 section 2.2), keepalives, and now and
 //! then an ESP packet that the kernel merged behind an IKE one and that belongs to the engine.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -43,6 +45,8 @@ pub enum Kind {
 pub struct IkeSocket {
     fd: AsyncFd<OwnedFd>,
     port: u16,
+    /// Datagrams of a buffer in which the kernel had merged several (`UDP_GRO`).
+    merged: RefCell<VecDeque<Datagram>>,
 }
 
 impl IkeSocket {
@@ -51,7 +55,7 @@ impl IkeSocket {
     /// # Errors
     /// If the runtime cannot watch it.
     pub fn new(fd: OwnedFd, port: u16) -> io::Result<Self> {
-        Ok(Self { fd: sys::watch(fd)?, port })
+        Ok(Self { fd: sys::watch(fd)?, port, merged: RefCell::default() })
     }
 
     /// The descriptor, to hand a duplicate to the engine.
@@ -66,34 +70,38 @@ impl IkeSocket {
     pub async fn receive(&self) -> Datagram {
         let mut buffer = vec![0; 65_536];
         loop {
+            if let Some(datagram) = self.merged.borrow_mut().pop_front() {
+                return datagram;
+            }
             let received = self.fd.async_io(Interest::READABLE, |fd| sys::receive(fd.as_fd(), &mut buffer)).await;
             match received {
                 Ok(received) => {
-                    if let Some(datagram) = self.classify(&received, buffer.get(..received.length).unwrap_or_default()) {
-                        return datagram;
-                    }
+                    let datagrams = self.classify(&received, buffer.get(..received.length).unwrap_or_default());
+                    self.merged.borrow_mut().extend(datagrams.unwrap_or_default());
                 }
                 Err(_) => tokio::task::yield_now().await,
             }
         }
     }
 
-    fn classify(&self, received: &sys::Received, bytes: &[u8]) -> Option<Datagram> {
+    fn classify(&self, received: &sys::Received, bytes: &[u8]) -> Option<Vec<Datagram>> {
         if received.truncated {
             return None;
         }
         let from = received.from.as_ref()?.as_socket()?;
         let mut local = None;
-        let mut tos = 0;
+        let (mut tos, mut stride) = (0, bytes.len());
         for (level, kind, data) in &received.messages {
             match (*level, *kind) {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => local = v4_of(data).map(IpAddr::V4),
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => local = data.first_chunk::<16>().map(|ip| IpAddr::V6(Ipv6Addr::from(*ip))),
+                (libc::IPPROTO_UDP, libc::UDP_GRO) => stride = usize::try_from(i32::from_ne_bytes(*data.first_chunk()?)).ok()?,
                 (libc::IPPROTO_IP, libc::IP_TOS) | (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => tos = data.first().copied()?,
                 _ => (),
             }
         }
-        Some(Datagram { from, to: SocketAddr::new(local?, self.port), tos, kind: Kind::of(bytes) })
+        let to = SocketAddr::new(local?, self.port);
+        Some(bytes.chunks(stride.max(1)).map(|datagram| Datagram { from, to, tos, kind: Kind::of(datagram) }).collect())
     }
 
     /// Sends an IKE message behind the marker, from `local` where it is given. An error is the kernel's and tells
@@ -146,6 +154,25 @@ mod tests {
         assert_eq!(Kind::of(&[0xff]), Kind::Other);
         assert_eq!(Kind::of(&[1, 2, 3, 4, 5, 6, 7]), Kind::Other);
         assert_eq!(Kind::of(&[1, 2, 3, 4, 5, 6, 7, 8]), Kind::Esp(vec![1, 2, 3, 4, 5, 6, 7, 8]));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn datagrams_that_the_kernel_merged_are_told_apart() {
+        let receiver = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        receiver.set_nonblocking(true).expect("a socket");
+        let set = |socket: &std::net::UdpSocket, level, name, value| {
+            crate::sys::set_option(std::os::fd::AsFd::as_fd(socket), level, name, value).expect("an option");
+        };
+        set(&receiver, libc::IPPROTO_IP, libc::IP_PKTINFO, 1);
+        set(&receiver, libc::IPPROTO_UDP, libc::UDP_GRO, 1);
+        let port = receiver.local_addr().expect("bound").port();
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        set(&sender, libc::IPPROTO_UDP, libc::UDP_SEGMENT, 8);
+        let socket = IkeSocket::new(receiver.into(), port).expect("a runtime");
+        sender.send_to(&[[0, 0, 0, 0, 1, 1, 1, 1], [9; 8], [0, 0, 0, 0, 2, 2, 2, 2]].concat(), ("127.0.0.1", port)).expect("sent");
+        for wanted in [Kind::Ike(vec![1; 4]), Kind::Esp(vec![9; 8]), Kind::Ike(vec![2; 4])] {
+            assert_eq!(socket.receive().await.kind, wanted);
+        }
     }
 
     #[tokio::test(flavor = "current_thread")]
