@@ -1,0 +1,177 @@
+//! Given Penstock and strongSwan under steady numbered traffic both ways, when one of them renews the keys of packets or of IKE
+//! every two seconds, or strongSwan authenticates anew before it gives the old SA up, then not one packet is lost or comes
+//! twice, and strongSwan derives the same new keys as Penstock, with a fresh key exchange and without. When both begin at the same
+//! moment, then one pair is left within ten seconds, and what is lost is counted under a name.
+//!
+//! `PENSTOCK_REKEY_SECONDS=60` makes each run a minute long.
+
+use std::time::{Duration, Instant};
+
+use penstock_perf::lab::{Family, Offload};
+use penstock_perf::load::{Direction, Udp, Verdict};
+use penstock_tests::mixed::{Mixed, MixedOptions};
+
+/// Between two rekeys that a story asks for.
+const EVERY: Duration = Duration::from_secs(2);
+/// What strongSwan agrees to where a rekey comes with a key exchange of its own.
+const PFS: &str = "aes256gcm16-curve25519";
+
+fn seconds() -> u64 {
+    std::env::var("PENSTOCK_REKEY_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(8)
+}
+
+/// What is counted before and after a run.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    /// Successors of children that Penstock has put into use.
+    children: usize,
+    /// Renewals of the IKE SA that Penstock logged.
+    ike: usize,
+}
+
+fn seen(mixed: &Mixed) -> Seen {
+    let log = mixed.site[0].log();
+    Seen { children: log.matches("child-rekeyed").count(), ike: log.matches("has new keys").count() }
+}
+
+/// Runs the load; `act` is done every two seconds meanwhile. Returns what was renewed, how often `act` was done, and what became of
+/// the packets.
+fn under_load(mixed: &Mixed, act: impl Fn(&Mixed)) -> (Seen, usize, Verdict) {
+    let [left, right] = mixed.inner(Family::V4);
+    let load = |seconds: u64| Udp {
+        flows: 2,
+        rate: 1_000.0,
+        sizes: vec![64, 1200],
+        duration: Duration::from_secs(seconds),
+        direction: Direction::Both,
+        linger: Duration::from_secs(2),
+        ..Udp::default()
+    };
+    load(1).run(&left, &right).expect("sockets");
+    let (before, length) = (seen(mixed), seconds());
+    let (outcome, acted) = std::thread::scope(|scope| {
+        let running = scope.spawn(|| load(length).run(&left, &right).expect("sockets"));
+        let end = Instant::now() + Duration::from_secs(length);
+        let mut acted = 0;
+        while Instant::now() + EVERY < end {
+            std::thread::sleep(EVERY);
+            act(mixed);
+            acted += 1;
+        }
+        (running.join().expect("the load"), acted)
+    });
+    let after = seen(mixed);
+    let renewed = Seen { children: after.children - before.children, ike: after.ike - before.ike };
+    println!("{renewed:?} in {length} s, asked for {acted} times: {}", outcome.total);
+    assert!(outcome.total.received > 2_000 * length, "{}", outcome.total);
+    (renewed, acted, outcome.total)
+}
+
+/// The same; asserts that nothing is lost.
+fn loses_nothing(mixed: &Mixed, act: impl Fn(&Mixed)) -> (Seen, usize) {
+    let (renewed, acted, total) = under_load(mixed, act);
+    assert_eq!((total.lost, total.duplicate, total.corrupt), (0, 0, 0), "{renewed:?}: {total}\n{}", mixed.picture());
+    mixed.counters().assert_no_drops(&[]);
+    (renewed, acted)
+}
+
+/// Asks strongSwan for something; it is done when this returns.
+fn strongswan(words: &'static [&'static str]) -> impl Fn(&Mixed) {
+    move |mixed| drop(mixed.swan.swanctl(words).expect("charon renews"))
+}
+
+/// The group of the key exchange that strongSwan's newest child was made with, if it had one of its own.
+fn group(mixed: &Mixed) -> Option<String> {
+    let children = mixed.swan.children().expect("charon answers");
+    let newest = children.iter().max_by_key(|child| child.number("uniqueid")).expect("a child");
+    Some(newest.value("dh-group").to_owned()).filter(|group| !group.is_empty())
+}
+
+fn with(esp: &str, peer_toml: &str) -> MixedOptions {
+    MixedOptions { esp: esp.into(), peer_toml: peer_toml.into(), ..MixedOptions::default() }
+}
+
+#[test]
+fn strongswan_renews_the_child_without_and_with_a_key_exchange() {
+    for (esp, expected) in [("aes256gcm16", None), (PFS, Some("CURVE_25519"))] {
+        let mixed = Mixed::start(&with(esp, "")).expect("both come up");
+        let (renewed, acted) = loses_nothing(&mixed, strongswan(&["--rekey", "--child", "net"]));
+        assert!(acted >= 3 && renewed.children >= acted, "{renewed:?} of {acted}: {}", mixed.picture());
+        assert_eq!(group(&mixed).as_deref(), expected, "{}", mixed.picture());
+    }
+}
+
+#[test]
+fn penstock_renews_the_child_without_and_with_a_key_exchange() {
+    for (esp, toml, expected) in
+        [("aes256gcm16", "rekey_child = \"2s\"", None), (PFS, "rekey_child = \"2s\"\npfs = true", Some("CURVE_25519"))]
+    {
+        let mixed = Mixed::start(&with(esp, toml)).expect("both come up");
+        let (renewed, _) = loses_nothing(&mixed, |_| ());
+        assert!(renewed.children >= 3, "{renewed:?}: {}", mixed.picture());
+        assert_eq!(group(&mixed).as_deref(), expected, "{}", mixed.picture());
+    }
+}
+
+#[test]
+fn either_side_renews_the_ike_sa() {
+    let mixed = Mixed::start(&with("aes256gcm16", "")).expect("both come up");
+    let (renewed, acted) = loses_nothing(&mixed, strongswan(&["--rekey", "--ike", "frankfurt"]));
+    assert!(acted >= 3 && renewed.ike >= acted, "{renewed:?} of {acted}: {}", mixed.picture());
+    // What the last IKE SA derives for a child is right, too.
+    let (renewed, acted) = loses_nothing(&mixed, strongswan(&["--rekey", "--child", "net"]));
+    assert!(renewed.children >= acted, "{renewed:?} of {acted}: {}", mixed.picture());
+    drop(mixed);
+
+    let mixed = Mixed::start(&with("aes256gcm16", "rekey_ike = \"2s\"")).expect("both come up");
+    let (renewed, _) = loses_nothing(&mixed, |_| ());
+    assert!(renewed.ike >= 3, "{renewed:?}: {}", mixed.picture());
+}
+
+#[test]
+fn strongswan_authenticates_anew_before_it_gives_the_old_sa_up() {
+    let options = MixedOptions { charon: "make_before_break = yes".into(), ..MixedOptions::default() };
+    let mixed = Mixed::start_from_strongswan(&options).expect("both come up");
+    let id = |mixed: &Mixed| mixed.peer()["ike"].clone();
+    let before = id(&mixed);
+    loses_nothing(&mixed, strongswan(&["--rekey", "--ike", "frankfurt", "--reauth"]));
+    assert_ne!(id(&mixed), before, "another IKE SA: {}", mixed.picture());
+}
+
+#[test]
+fn a_wire_that_merges_loses_nothing_either() {
+    let mixed = Mixed::start(&with("aes256gcm16", "")).expect("both come up");
+    mixed.wire.set_offload(Offload::Gro).expect("veth can do it");
+    let (renewed, acted) = loses_nothing(&mixed, strongswan(&["--rekey", "--child", "net"]));
+    assert!(acted >= 3 && renewed.children >= acted, "{renewed:?} of {acted}: {}", mixed.picture());
+}
+
+/// Pairs of SAs that Penstock does not give up.
+fn lasting(mixed: &Mixed) -> usize {
+    let peer = mixed.peer();
+    let sas = peer["sas"].as_array().map(Vec::as_slice).unwrap_or_default();
+    sas.iter().filter(|sa| sa["phase"] != "draining").count()
+}
+
+/// That version of strongSwan knows no rule for it but the one of RFC 7296 section 2.8.1 as it read it then.
+#[test]
+fn both_at_once_come_to_one_pair() {
+    let mixed = Mixed::start(&with("aes256gcm16", "")).expect("both come up");
+    let (renewed, acted, total) = under_load(&mixed, |mixed| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| drop(mixed.swan.swanctl(&["--rekey", "--child", "net"])));
+            scope.spawn(|| drop(mixed.site[0].penstock(&["peer", "rekey", "london"])));
+        });
+    });
+    assert!(acted >= 3 && renewed.children >= acted, "{renewed:?} of {acted}: {}", mixed.picture());
+    let until = Instant::now() + Duration::from_secs(10);
+    while (mixed.swan.children().expect("charon answers").len(), lasting(&mixed)) != (1, 1) {
+        assert!(Instant::now() < until, "{}", mixed.picture());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let drops = mixed.counters().drops();
+    println!("{} lost, {drops:?}", total.lost);
+    let named: i64 = drops.iter().map(|(_, _, count)| count).sum();
+    assert!(total.lost as i64 <= named, "{total}, {drops:?}: {}", mixed.picture());
+    assert_eq!((total.duplicate, total.corrupt), (0, 0), "{total}");
+}
