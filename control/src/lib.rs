@@ -47,3 +47,5 @@ pub mod socket;
 mod steer;
 mod sys;
 pub mod tun;
+
+pub use sys::Wiping;

@@ -12,9 +12,15 @@ use socket2::SockAddr;
 use tokio::io::unix::AsyncFd;
 
 pub(crate) mod probe;
+mod wiping;
+
+pub use wiping::Wiping;
 
 /// An instruction of a classic BPF program (`struct sock_filter`).
 pub(crate) type Instruction = libc::sock_filter;
+
+/// How deep calls that see keys go, and more.
+const STACK_BYTES: usize = 128 * 1024;
 
 /// Bytes of room for control messages: a full set of descriptors, or all that our UDP sockets report.
 const CONTROL_BYTES: usize = 1280;
@@ -329,6 +335,14 @@ pub(crate) fn lock_memory() -> io::Result<()> {
     limit(libc::RLIMIT_MEMLOCK, libc::RLIM_INFINITY)?;
     // SAFETY: this call takes a number only.
     check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) }).map(drop)
+}
+
+/// Wipes what calls that have returned left on the stack below this one: keys pass through there, too.
+#[inline(never)]
+pub(crate) fn wipe_stack() {
+    let mut left = [0_u8; STACK_BYTES];
+    zeroize::Zeroize::zeroize(&mut left[..]);
+    std::hint::black_box(&left);
 }
 
 /// Keeps the memory of this process out of core files and from other processes of its user.

@@ -3,6 +3,7 @@
 pub mod capture;
 pub mod counters;
 pub mod esp;
+pub mod keys;
 pub mod mixed;
 pub mod nat;
 pub mod strongswan;

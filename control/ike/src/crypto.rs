@@ -154,7 +154,7 @@ pub(crate) fn child_keys(material: Material<'_>, suite: Suite, esn: bool) -> (Ch
     let mut stream = Zeroizing::new(vec![0; 2 * each]);
     material.derive.fill(&[material.shared, material.nonce_i, material.nonce_r], &mut stream);
     let one = |material: &[u8]| {
-        let mut keys = ChildKeys { suite, esn, key: [0; 32], salt: [0; SALT_OCTETS] };
+        let mut keys = ChildKeys { suite, esn, key: Box::new([0; 32]), salt: [0; SALT_OCTETS] };
         let (key, salt) = material.split_at(suite.key_bytes().min(material.len()));
         keys.key.iter_mut().zip(key).for_each(|(to, from)| *to = *from);
         keys.salt.iter_mut().zip(salt).for_each(|(to, from)| *to = *from);

@@ -40,19 +40,27 @@ pub struct Selectors {
     pub remote: Vec<IpNet>,
 }
 
-/// The key of one direction. Wiped when dropped; never printed.
-#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+/// The key of one direction. Wiped when dropped; never printed. The key itself stays where it was made, so that moving this leaves no copy.
+#[derive(Clone, PartialEq, Eq)]
 pub struct ChildKeys {
     /// The cipher.
-    #[zeroize(skip)]
     pub suite: Suite,
     /// Extended sequence numbers.
     pub esn: bool,
     /// The AES key, 16 or 32 bytes from the front.
-    pub key: [u8; 32],
+    pub key: Box<[u8; 32]>,
     /// The salt (RFC 4106 section 4).
     pub salt: [u8; 4],
 }
+
+impl Drop for ChildKeys {
+    fn drop(&mut self) {
+        self.key.as_mut_slice().zeroize();
+        self.salt.zeroize();
+    }
+}
+
+impl ZeroizeOnDrop for ChildKeys {}
 
 impl fmt::Debug for ChildKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

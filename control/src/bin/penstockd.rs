@@ -7,6 +7,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use penstock::launcher::{self, Options};
 
+/// Keys pass through this process.
+#[global_allocator]
+static MEMORY: penstock::Wiping = penstock::Wiping;
+
 /// Joins this site with the peers of its configuration: IKEv2 for keys, ESP in UDP for packets.
 ///
 /// Stays in the foreground and logs to stderr; SIGTERM or Ctrl-C ends it cleanly: peers are told, and device,

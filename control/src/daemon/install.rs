@@ -136,7 +136,7 @@ pub(super) fn key(keys: &ChildKeys) -> Key {
         Suite::Aes128Gcm16 => suite::AES_128_GCM_16,
         Suite::Aes256Gcm16 => suite::AES_256_GCM_16,
     };
-    Key { key: keys.key, salt: keys.salt, suite, esn: keys.esn.into(), reserved: [0; 2] }
+    Key { key: *keys.key, salt: keys.salt, suite, esn: keys.esn.into(), reserved: [0; 2] }
 }
 
 #[cfg(test)]

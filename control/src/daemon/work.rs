@@ -29,6 +29,7 @@ use crate::launcher::Options;
 use crate::log;
 use crate::netlink::{self, Netlink};
 use crate::socket::ike::{Datagram, IkeSocket, Kind};
+use crate::sys;
 
 mod liveness;
 mod orders;
@@ -313,6 +314,7 @@ impl Work {
     pub(super) async fn run(mut self) -> Result<(), Stop> {
         loop {
             self.carry_out();
+            sys::wipe_stack();
             match self.next().await {
                 Happening::Word(Word::End) | Happening::Signal => break,
                 Happening::Word(Word::Gone) => return Err(failed("the launcher is gone; the engine goes on for the next start")),

@@ -245,7 +245,7 @@ fn equality_is_of_length_and_content() {
 fn keys_do_not_print() {
     let keys = keys(GCM_256, true);
     assert_eq!(format!("{keys:?}"), "IkeKeys(..)");
-    let child = ChildKeys { suite: Suite::Aes256Gcm16, esn: true, key: [0xaa; 32], salt: [0xbb; 4] };
+    let child = ChildKeys { suite: Suite::Aes256Gcm16, esn: true, key: Box::new([0xaa; 32]), salt: [0xbb; 4] };
     assert_eq!(format!("{child:?}"), "ChildKeys { suite: Aes256Gcm16, esn: true, .. }");
     assert_eq!(format!("{:?}", crate::Psk::new(vec![1, 2, 3])), "Psk(..)");
     let exchange = Exchange::new(Group::X25519, &mut Fixed((0..32).collect())).expect("a key");

@@ -166,7 +166,7 @@ impl Engine {
                 };
                 self.per_core_wanted = per_core;
                 self.whens.push(when);
-                self.sealed_with.push((keys.key, keys.salt));
+                self.sealed_with.push((*keys.key, keys.salt));
                 self.outbound.push(Outbound { inbound_spi, spi, keys, takes_over, fallback });
                 let alone = !self.current.contains_key(&core(inbound_spi)) && self.fallback.is_none() && self.had;
                 if takes_over.is_none() || heard || alone {
