@@ -15,6 +15,7 @@ pub mod mtu;
 pub mod route;
 pub mod rule;
 pub mod super_packet;
+pub mod watch;
 
 /// The protocol number of our routes and rules, as `ip route` shows it: what tells them from others'.
 pub const PROTOCOL: u8 = 112;

@@ -5,6 +5,7 @@
 //! first, under the same name, so that a packet leaves by a child whose selectors cover it, and what arrives on a child is
 //! held against that child's selectors (RFC 4301 sections 5.1 and 5.2). A set goes when its last SA has gone.
 
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 
 use penstock_ike::{PeerId, Selectors};
@@ -30,85 +31,91 @@ pub(super) fn is_first(policy: u32) -> bool {
     policy >> SET_SHIFT == 0
 }
 
-/// The table, changed by one task at a time.
+/// The table. Changes that come while the engine takes one go to it together: each is a whole table, and with a thousand peers
+/// that come up at once one for each would take minutes.
 #[derive(Debug)]
 pub(super) struct Policies {
-    table: Mutex<Table>,
+    sets: RefCell<Sets>,
+    /// How many changes there were.
+    changes: Cell<u64>,
+    commits: Mutex<Commits>,
 }
 
+/// What the engine has.
 #[derive(Debug)]
-struct Table {
+struct Commits {
     generation: u64,
-    sets: Sets,
+    /// How many of the changes.
+    changes: u64,
 }
 
 impl Policies {
     /// A table to be set with a generation above `generation`: the first policy of each peer with what is configured.
     pub(super) fn new(generation: u64, orders: Vec<PolicyOrder>) -> Self {
-        Self { table: Mutex::new(Table { generation, sets: Sets::new(orders) }) }
+        let commits = Mutex::new(Commits { generation, changes: 0 });
+        Self { sets: RefCell::new(Sets::new(orders)), changes: Cell::new(1), commits }
     }
 
     /// Keeps a policy of the table in force for the SAs of an earlier control.
     pub(super) fn keep(&mut self, policy: u32, name: String, spis: impl Iterator<Item = u32>) {
-        let sets = &mut self.table.get_mut().sets;
+        let sets = self.sets.get_mut();
         sets.orders.push(PolicyOrder { policy, name, pairs: Vec::new(), keep: true });
         sets.users.extend(spis.map(|spi| (spi, policy)));
     }
 
-    /// Puts the table in force as it is.
+    /// Puts all changes so far in force.
     pub(super) async fn commit(&self, client: &Client) -> Result<(), EngineError> {
-        self.table.lock().await.commit(client).await
+        let wanted = self.changes.get();
+        let mut commits = self.commits.lock().await;
+        if commits.changes >= wanted {
+            return Ok(());
+        }
+        // Also what came while another commit was under way.
+        let (changes, orders) = (self.changes.get(), self.sets.borrow().orders.clone());
+        commits.generation += 1;
+        client.set_policies(commits.generation, &orders).await?;
+        commits.changes = changes;
+        Ok(())
+    }
+
+    async fn commit_if(&self, changed: bool, client: &Client) -> Result<(), EngineError> {
+        if changed {
+            self.changes.set(self.changes.get() + 1);
+        }
+        self.commit(client).await
     }
 
     /// The policy for an SA of a peer with these selectors, in force when this returns.
     pub(super) async fn agree(&self, client: &Client, peer: PeerId, spi: u32, selectors: &Selectors) -> Result<u32, EngineError> {
-        let mut table = self.table.lock().await;
-        let assigned = table.sets.assign(peer, spi, site::pairs(selectors));
+        let assigned = self.sets.borrow_mut().assign(peer, spi, site::pairs(selectors));
         let (policy, changed) =
             assigned.ok_or_else(|| EngineError::Nonsense(format!("more than {SETS_MAX} sets of subnets with one peer")))?;
-        if changed {
-            table.commit(client).await?;
-        }
+        self.commit_if(changed, client).await?;
         Ok(policy)
     }
 
     /// What the peers are configured with from now on. A peer that is new gets a policy; what SAs use stays as it was agreed until
-    /// the last of them has gone. Refused, nothing has changed.
+    /// the last of them has gone.
     pub(super) async fn configure(&self, client: &Client, orders: Vec<PolicyOrder>) -> Result<(), EngineError> {
-        let mut table = self.table.lock().await;
-        let before = table.sets.clone();
-        if !table.sets.configure(orders) {
-            return Ok(());
-        }
-        let done = table.commit(client).await;
-        if done.is_err() {
-            table.sets = before;
-        }
-        done
+        let changed = self.sets.borrow_mut().configure(orders);
+        self.commit_if(changed, client).await
     }
 
     /// Takes away all policies of these peers, with the SAs that use them.
     pub(super) async fn forget(&self, client: &Client, peers: &[PeerId]) -> Result<(), EngineError> {
-        let mut table = self.table.lock().await;
-        if table.sets.forget(peers) { table.commit(client).await } else { Ok(()) }
+        let changed = self.sets.borrow_mut().forget(peers);
+        self.commit_if(changed, client).await
     }
 
     /// An SA is gone, its inbound half too.
     pub(super) async fn release(&self, client: &Client, spi: u32) -> Result<(), EngineError> {
-        let mut table = self.table.lock().await;
-        if table.sets.release(spi) { table.commit(client).await } else { Ok(()) }
-    }
-}
-
-impl Table {
-    async fn commit(&mut self, client: &Client) -> Result<(), EngineError> {
-        self.generation += 1;
-        client.set_policies(self.generation, &self.sets.orders).await
+        let changed = self.sets.borrow_mut().release(spi);
+        self.commit_if(changed, client).await
     }
 }
 
 /// Which sets there are and who uses them.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Sets {
     orders: Vec<PolicyOrder>,
     /// What a peer's first policy has while no SA uses it.

@@ -35,11 +35,13 @@ mod liveness;
 mod orders;
 mod outputs;
 mod reload;
+mod repair;
 mod restart;
 mod upgrade;
 
 use liveness::{Listening, Report};
 use reload::Reload;
+use repair::Repair;
 use restart::{Restart, Started};
 use upgrade::Upgrade;
 
@@ -76,6 +78,7 @@ enum Happening {
     Resolved(Resolved),
     Asked(Asked),
     Reload(reload::Step),
+    Repair(repair::Step),
     Time,
     Signal,
 }
@@ -113,6 +116,8 @@ pub(super) struct Work {
     listening: Listening,
     /// A changed configuration on its way into force.
     reload: Reload,
+    /// What is ours in the kernel, and is to stay there.
+    repair: Repair,
     /// A newer program on its way to take over.
     upgrade: Upgrade,
     /// Told to end: what goes down now is no surprise.
@@ -202,6 +207,7 @@ impl Work {
             Stop::Failed(format!("cannot listen on {}: {error}; choose another --run-dir", options.control_socket().display()))
         })?;
         let signals = [signal(SignalKind::terminate()).map_err(failed)?, signal(SignalKind::interrupt()).map_err(failed)?];
+        let lost = netlink::watch::watch(config.interface.name.clone()).map_err(failed)?;
         let mut source = Source::new(engine.welcome.generation, devices.count());
         let started = Instant::now();
         let ike_config = penstock_ike::Config { port: config.site.port, ..penstock_ike::Config::default() };
@@ -238,6 +244,7 @@ impl Work {
             resolving: HashMap::new(),
             reload: Reload::default(),
             upgrade: Upgrade::default(),
+            repair: Repair::new(lost),
             asked,
             signals,
             config,
@@ -331,6 +338,7 @@ impl Work {
                 Happening::Resolved((id, endpoint)) => self.resolved(id, endpoint),
                 Happening::Asked((request, answer)) => self.order(request, answer),
                 Happening::Reload(step) => self.reload_step(step),
+                Happening::Repair(step) => self.repair(step),
                 Happening::Time => {
                     let now = self.now();
                     self.ike.tick(now, &mut self.source);
@@ -349,6 +357,7 @@ impl Work {
             started = next_start(&mut self.restart) => Happening::Restarted(started),
             report = self.listening.report() => Happening::Heard(report),
             step = self.reload.step() => Happening::Reload(step),
+            step = self.repair.step() => Happening::Repair(step),
             Some(finished) = self.finished.recv() => Happening::Finished(finished),
             Some(datagram) = self.datagrams.recv() => Happening::Datagram(datagram),
             Some(resolved) = self.resolved.recv() => Happening::Resolved(resolved),

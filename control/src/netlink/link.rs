@@ -110,10 +110,11 @@ impl Netlink {
         }
     }
 
-    /// Adds the addresses that are missing.
-    pub(super) async fn add_addresses(&self, plan: &Plan, link: &Link) -> Result<(), NetlinkError> {
+    /// Adds the addresses that are missing; returns how many.
+    pub(super) async fn add_addresses(&self, plan: &Plan, link: &Link) -> Result<usize, NetlinkError> {
         let present = self.addresses_of(link.index).await?;
-        for address in plan.addresses.iter().filter(|address| !present.contains(address)) {
+        let missing: Vec<_> = plan.addresses.iter().filter(|address| !present.contains(address)).collect();
+        for address in &missing {
             let mut request = self.handle.address().add(link.index, address.addr(), address.prefix_len());
             // Nobody else is on this link to ask; and an IPv6 address that is still tentative cannot be a route's source.
             request.message_mut().header.flags = AddressHeaderFlags::Nodad;
@@ -123,7 +124,7 @@ impl Netlink {
                 other => other?,
             }
         }
-        Ok(())
+        Ok(missing.len())
     }
 
     /// Removes the addresses that an earlier configuration gave our device, and of another's device those that are named.

@@ -24,8 +24,9 @@ struct Present {
 
 impl Netlink {
     /// Adds the plan's routes, and removes ours that the plan no longer has. What is there and right is not touched, and what is
-    /// there with another source is replaced in one step: no packet finds a moment without a route.
-    pub(super) async fn apply_routes(&self, plan: &Plan, device: u32) -> Result<(), NetlinkError> {
+    /// there with another source is replaced in one step: no packet finds a moment without a route. Returns how many were added.
+    pub(super) async fn apply_routes(&self, plan: &Plan, device: u32) -> Result<usize, NetlinkError> {
+        let mut count = 0;
         let subnets: HashSet<IpNet> = plan.routes.iter().map(|route| route.subnet).collect();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let all = self.routes(family).await?;
@@ -41,9 +42,10 @@ impl Netlink {
             }
             for route in plan.routes.iter().filter(|route| family_of(route.subnet.addr()) == family && !right.contains(route)) {
                 self.add_route(plan, device, route).await?;
+                count += 1;
             }
         }
-        Ok(())
+        Ok(count)
     }
 
     async fn add_route(&self, plan: &Plan, device: u32, route: &Route) -> Result<(), NetlinkError> {

@@ -60,8 +60,8 @@ pub fn wanted(plan: &Plan, family: AddressFamily) -> Vec<Rule> {
 }
 
 impl Netlink {
-    /// Makes our rules of one family exactly these.
-    pub(super) async fn apply_rules(&self, family: AddressFamily, wanted: &[Rule]) -> Result<(), NetlinkError> {
+    /// Makes our rules of one family exactly these; returns how many were added.
+    pub(super) async fn apply_rules(&self, family: AddressFamily, wanted: &[Rule]) -> Result<usize, NetlinkError> {
         let version = || if family == AddressFamily::Inet { IpVersion::V4 } else { IpVersion::V6 };
         let listed: Result<Vec<_>, _> = self.handle.rule().get(version()).execute().try_collect().await;
         let all = match listed.map_err(|error| NetlinkError::new("list rules", error)) {
@@ -69,7 +69,8 @@ impl Netlink {
             other => other?,
         };
         let ours: Vec<_> = all.into_iter().filter(is_ours).map(|message| (rule_of(&message), message)).collect();
-        for rule in wanted.iter().filter(|rule| !ours.iter().any(|(present, _)| present == *rule)) {
+        let missing: Vec<_> = wanted.iter().filter(|rule| !ours.iter().any(|(present, _)| present == *rule)).collect();
+        for rule in &missing {
             self.add_rule(version(), rule).await?;
         }
         for (_, message) in ours.into_iter().filter(|(present, _)| !wanted.contains(present)) {
@@ -79,7 +80,7 @@ impl Netlink {
                 other => other?,
             }
         }
-        Ok(())
+        Ok(missing.len())
     }
 
     async fn add_rule(&self, version: IpVersion, rule: &Rule) -> Result<(), NetlinkError> {

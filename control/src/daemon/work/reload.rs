@@ -92,6 +92,11 @@ pub(super) struct Reload {
 }
 
 impl Reload {
+    /// Whether something is on its way into force.
+    pub(super) fn is_changing(&self) -> bool {
+        self.task.is_some()
+    }
+
     /// Whether anything is on its way or waits to be confirmed.
     pub(super) fn is_busy(&self) -> bool {
         self.task.is_some() || self.provisional.is_some()
@@ -151,9 +156,13 @@ async fn put_in_force(client: Client, policies: Rc<Policies>, netlink: Netlink, 
         let had = |policy: u32| old.orders.iter().any(|order| order.policy == policy);
         new.orders.iter().map(|order| order.policy).filter(|policy| !had(*policy)).map(PeerId).collect()
     };
-    policies.configure(&client, new.orders).await.map_err(|error| error.to_string())?;
-    let Err(refusal) = netlink.change(&old.plan, &new.plan).await else { return Ok(()) };
-    let mut reason = refusal.to_string();
+    let mut reason = match policies.configure(&client, new.orders).await {
+        Err(refusal) => refusal.to_string(),
+        Ok(()) => match netlink.change(&old.plan, &new.plan).await {
+            Ok(()) => return Ok(()),
+            Err(refusal) => refusal.to_string(),
+        },
+    };
     let mut note = |what: Option<String>| reason.extend(what.map(|what| format!("; and on the way back: {what}")));
     note(netlink.change(&new.plan, &old.plan).await.err().map(|error| error.to_string()));
     note(policies.configure(&client, old.orders).await.err().map(|error| error.to_string()));
@@ -242,6 +251,7 @@ impl Work {
         let plan = site::netlink(&draft.config, self.plan.mtu, &draft.here);
         let old = Side { orders: policy_orders(&self.config, &self.ids, &self.here), plan: self.plan.clone() };
         let new = Side { orders: policy_orders(&draft.config, &ids, &draft.here), plan: plan.clone() };
+        self.repair.pause();
         let target = Box::new(Target { draft, ids, plan, report, epoch: self.installer.epoch });
         let (client, policies, netlink) = (self.installer.client.clone(), self.installer.policies.clone(), self.netlink.clone());
         self.reload.task = Some(tokio::task::spawn_local(async move {

@@ -1,0 +1,107 @@
+//! Addresses, routes and rules that somebody else took away are put back, within a moment and with one line in the log.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::Work;
+use crate::log;
+use crate::netlink::NetlinkError;
+use crate::netlink::watch::PutBack;
+
+/// What goes within this time is put back together: an address takes its routes along.
+const GATHER: Duration = Duration::from_millis(100);
+
+/// After how long it is tried again where it could not be put back.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// The watch over what is ours in the kernel.
+#[derive(Debug)]
+pub(super) struct Repair {
+    lost: mpsc::Receiver<()>,
+    task: Option<JoinHandle<Result<PutBack, NetlinkError>>>,
+    again: Option<Instant>,
+    /// Why it could not be put back, as the log has it.
+    told: Option<String>,
+}
+
+/// Something to do.
+#[derive(Debug)]
+pub(super) enum Step {
+    Look,
+    Looked(Result<PutBack, NetlinkError>),
+}
+
+impl Repair {
+    pub(super) fn new(lost: mpsc::Receiver<()>) -> Self {
+        Self { lost, task: None, again: None, told: None }
+    }
+
+    /// Waits until something may be missing, or has been put back.
+    pub(super) async fn step(&mut self) -> Step {
+        if let Some(task) = &mut self.task {
+            let done = task.await;
+            self.task = None;
+            // A task that was aborted has left the rest to another.
+            return done.map_or(Step::Look, Step::Looked);
+        }
+        match self.again {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => {
+                if self.lost.recv().await.is_none() {
+                    std::future::pending().await
+                }
+            }
+        }
+        Step::Look
+    }
+
+    /// Lets a changed configuration come first.
+    pub(super) fn pause(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+            self.again = Some(Instant::now() + AGAIN);
+        }
+    }
+}
+
+impl Work {
+    pub(super) fn repair(&mut self, step: Step) {
+        match step {
+            // It looks at everything itself, and has a plan of its own.
+            Step::Look if self.reload.is_changing() => self.repair.again = Some(Instant::now() + AGAIN),
+            Step::Look => {
+                self.repair.again = None;
+                let (netlink, plan) = (self.netlink.clone(), self.plan.clone());
+                self.repair.task = Some(tokio::task::spawn_local(async move {
+                    tokio::time::sleep(GATHER).await;
+                    netlink.put_back(&plan).await
+                }));
+            }
+            Step::Looked(Ok(done)) => {
+                self.repair.told = None;
+                if done != PutBack::default() {
+                    let PutBack { raised, addresses, routes, rules } = done;
+                    let fields: [(&str, &dyn std::fmt::Display); 5] = [
+                        ("device", &self.plan.device),
+                        ("raised", &raised),
+                        ("addresses", &addresses),
+                        ("routes", &routes),
+                        ("rules", &rules),
+                    ];
+                    log::warning("put-back", &fields);
+                }
+            }
+            Step::Looked(Err(error)) => {
+                self.repair.again = Some(Instant::now() + AGAIN);
+                let reason = error.to_string();
+                if self.repair.told.as_ref() != Some(&reason) {
+                    log::error("not-put-back", &[("reason", &reason), ("again_every_s", &AGAIN.as_secs())]);
+                    self.repair.told = Some(reason);
+                }
+            }
+        }
+    }
+}

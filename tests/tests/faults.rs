@@ -1,0 +1,75 @@
+//! Given two sites under load, when somebody takes away what the daemon made in the kernel, then it is there again within five seconds,
+//! packets pass, and one line of the log says so. No datagram leaves in clear meanwhile.
+
+use std::time::{Duration, Instant};
+
+use penstock_perf::lab::{Family, Pair, PairOptions};
+use penstock_perf::load::{Direction, Udp};
+use penstock_tests::capture::Capture;
+use penstock_tests::counters::Counters;
+
+/// How long a fault may take to heal once its cause is gone.
+const HEALED: Duration = Duration::from_secs(5);
+
+/// What the kernel has of ours at the left site.
+fn kernel(pair: &Pair) -> Vec<String> {
+    let namespace = pair.sites[0].namespace();
+    let sorted = |what: &str| {
+        let text = namespace.ip(what).unwrap_or_default();
+        let mut lines: Vec<String> = text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.contains("valid_lft")).collect();
+        lines.sort();
+        lines.join("\n")
+    };
+    ["-o addr show dev pen0 up", "-4 route show table 28773", "-6 route show table 28773", "-4 rule show", "-6 rule show"]
+        .map(sorted)
+        .into()
+}
+
+fn passes(pair: &Pair) -> bool {
+    let [left, right] = [0, 1].map(|side| pair.inner(side, Family::V4));
+    let udp = Udp { count: 50, rate: 1000.0, direction: Direction::Both, linger: Duration::from_millis(200), ..Udp::default() };
+    udp.run(&left, &right).is_ok_and(|outcome| outcome.total.is_perfect())
+}
+
+#[test]
+fn what_somebody_takes_away_is_put_back() {
+    let pair = Pair::start(&PairOptions { cores: [2, 2], ..PairOptions::default() }).expect("both sites come up");
+    assert!(passes(&pair));
+    let wire = pair.wire.device();
+    let capture = pair.sites[1].namespace().enter(|| Capture::start(&wire)).expect("the namespace").expect("the link");
+    let before = kernel(&pair);
+    assert!(before[1].contains("10.43.100.0/24") && before[2].contains("fd00:43:100::"), "{before:?}");
+    let site = &pair.sites[0];
+    for fault in [
+        "route flush table 28773",
+        "-6 route flush table 28773",
+        "addr del 192.168.192.1/30 dev pen0",
+        "addr flush dev pen0",
+        "rule flush",
+        "link set pen0 down",
+    ] {
+        let told = site.log().matches("event=put-back").count();
+        let start = Instant::now();
+        site.namespace().ip(fault).expect("ip");
+        // A flush of the rules takes the kernel's own along, which are nobody's to put back but the operator's.
+        if fault == "rule flush" {
+            site.namespace().ip("rule add from all lookup main priority 32766").expect("ip");
+            site.namespace().ip("rule add from all lookup default priority 32767").expect("ip");
+        }
+        while kernel(&pair) != before {
+            assert!(start.elapsed() < HEALED, "{fault}: not healed: {:?}\nbefore: {before:?}\n{}", kernel(&pair), site.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let healed = start.elapsed();
+        while site.log().matches("event=put-back").count() == told {
+            assert!(start.elapsed() < HEALED, "{fault}: no line in the log\n{}", site.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(passes(&pair), "{fault}: {}", Counters::picture(&pair));
+        std::thread::sleep(Duration::from_millis(500));
+        println!("{fault}: there again after {healed:.0?}; {} lines", site.log().matches("event=put-back").count() - told);
+    }
+    let inner: Vec<u8> = [[10, 43, 43, 1], [10, 43, 100, 1]].concat();
+    let frames = capture.finish().expect("a capture");
+    assert!(frames.len() > 100 && !frames.iter().any(|frame| frame.windows(8).any(|window| window == inner)), "nothing leaves in clear");
+}
