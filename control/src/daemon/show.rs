@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use penstock_ike::{PeerId, PeerSnapshot, PeerState};
-use penstock_uapi::reply::{SaState, phase};
+use penstock_uapi::reply::{PolicyState, SaState, phase};
 
 use super::policies::peer_of;
 use super::work::Status;
@@ -44,7 +44,9 @@ pub(super) fn state(config: &Config, known: Known, engine: Option<&engine::State
     };
     let cpu_of = |core: u16| known.cpus.get(usize::from(core)).copied().unwrap_or_default();
     let cores = engine.map(|state| state.cores.iter().map(|core| admin::Core::new(core, cpu_of(core.core.get()))).collect());
-    let peers = config.peers.iter().zip(&known.ids).map(|(configured, id)| peer(configured, *id, &known, engine)).collect();
+    let all = Index::new(&known, engine);
+    let peers = config.peers.iter().zip(&known.ids).map(|(configured, id)| peer(configured, *id, &known, &all)).collect();
+    drop(all);
     let mut state =
         State { schema: admin::SCHEMA, site, engine: known.engine, interface, peers, cores: cores.unwrap_or_default(), ..State::default() };
     state.sum_drops();
@@ -55,11 +57,33 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn peer(configured: &Peer, id: PeerId, known: &Known, engine: Option<&engine::State>) -> admin::Peer {
+/// What there is of each peer: with thousands of them nobody may search for each.
+struct Index<'a> {
+    snapshots: HashMap<PeerId, &'a PeerSnapshot>,
+    sas: HashMap<PeerId, Vec<&'a SaState>>,
+    policies: HashMap<u32, &'a PolicyState>,
+}
+
+impl<'a> Index<'a> {
+    fn new(known: &'a Known, engine: Option<&'a engine::State>) -> Self {
+        let mut sas: HashMap<PeerId, Vec<&SaState>> = HashMap::new();
+        for sa in engine.into_iter().flat_map(|state| &state.sas) {
+            sas.entry(peer_of(sa.policy.get())).or_default().push(sa);
+        }
+        let policies = engine.into_iter().flat_map(|state| &state.policies);
+        Self {
+            snapshots: known.snapshots.iter().map(|snapshot| (snapshot.peer, snapshot)).collect(),
+            sas,
+            policies: policies.map(|policy| (policy.policy.get(), policy)).collect(),
+        }
+    }
+}
+
+fn peer(configured: &Peer, id: PeerId, known: &Known, all: &Index<'_>) -> admin::Peer {
     let subnets = |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect();
-    let snapshot = known.snapshots.iter().find(|snapshot| snapshot.peer == id);
+    let snapshot = all.snapshots.get(&id).copied();
     let status = known.statuses.get(&id);
-    let sas: Vec<&SaState> = engine.map(|state| state.sas.iter().filter(|sa| peer_of(sa.policy.get()) == id).collect()).unwrap_or_default();
+    let sas = all.sas.get(&id).map(Vec::as_slice).unwrap_or_default();
     let mut peer = admin::Peer {
         name: configured.name.clone(),
         endpoint: configured.endpoint.to_string(),
@@ -83,7 +107,7 @@ fn peer(configured: &Peer, id: PeerId, known: &Known, engine: Option<&engine::St
         _ if carries => admin::PeerState::Up,
         _ => admin::PeerState::Connecting,
     };
-    if let Some(totals) = engine.and_then(|state| state.policies.iter().find(|policy| policy.policy.get() == id.0)) {
+    if let Some(totals) = all.policies.get(&id.0) {
         peer.set_traffic(totals);
     }
     if let Some(snapshot) = snapshot {
