@@ -172,15 +172,28 @@ fn mistakes_and_refusals_change_nothing() {
     let output = site.penstock(&["apply"]).expect("the command");
     assert!(output.status.code() == Some(2) && text(&output).contains("itself is connected to"), "{output:?}");
     assert!(same(), "{}", site.log());
-    // The kernel refuses: IPv6 is off, so the peer's second network gets no route. Its first one and its policy go again.
+    // The kernel refuses half-way: IPv6 is off, so the interface gets its second new address and not its third. Both go again, and so
+    // does the new peer.
+    let v4 = [", \"fd00:c0::1/126\"", ", \"fd00:43:43::/64\"", ", \"fd00:43:100::/64\""]
+        .iter()
+        .fold(config.clone(), |text, v6| text.replace(v6, ""));
+    apply(site, &v4, &[]);
+    let until = Instant::now() + Duration::from_secs(5);
+    while spis(site, "london").is_empty() || !spis(site, "london").is_disjoint(&before) {
+        assert!(Instant::now() < until, "no tunnel with other subnets\n{}", site.log());
+        sleep(Duration::from_millis(20));
+    }
     site.namespace().command("sysctl").args(["-q", "-w", "net.ipv6.conf.pen0.disable_ipv6=1"]).status().expect("sysctl runs");
-    let routed = routes(site);
-    site.write_config(&format!("{config}{}", ROME.replace("100.0/24\"]", "100.0/24\", \"fd00:44::/64\"]"))).expect("our own file");
+    let seen = || (routes(site), site.namespace().ip("addr show dev pen0").expect("ip"), names(site), spis(site, "london"));
+    let before = seen();
+    let more = v4.replace("\"192.168.192.1/30\"", "\"192.168.192.1/30\", \"192.168.192.5/30\", \"fd00:c0::1/126\"");
+    assert_ne!(more, v4);
+    site.write_config(&format!("{more}{ROME}")).expect("our own file");
     let output = site.penstock(&["apply"]).expect("the command");
     let said = text(&output);
-    assert!(output.status.code() == Some(1) && said.contains("nothing is changed: cannot"), "{said}");
-    assert_eq!((names(site), routes(site)), (vec!["london".to_owned()], routed));
-    assert_eq!(spis(site, "london"), before);
+    let refused = said.contains("nothing is changed: cannot give pen0 the address fd00:c0::1/126") && !said.contains("way back");
+    assert!(output.status.code() == Some(1) && refused, "{said}");
+    assert_eq!(seen(), before, "{}", site.log());
     let outcome = load(&pair, 1);
     assert_eq!(outcome.total.lost, 0, "{:?}\n{}", outcome.flows, Counters::picture(&pair));
 }
