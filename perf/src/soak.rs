@@ -23,16 +23,16 @@ pub struct Point {
     /// Since the start.
     pub at_seconds: f64,
     /// `NAME memory_bytes`, `NAME descriptors` and `NAME threads` of each program, both sides together; `rtt_p50_us`, `rtt_p99_us`;
-    /// `goodput_gbps`; and, since the start, `lost`, `duplicate`, `reordered`, `corrupt`, `dropped`.
+    /// `goodput_gbps`; and, since the start, `lost`, `duplicate`, `reordered`, `corrupt`, `dropped`, `rekeys`.
     pub values: BTreeMap<String, f64>,
 }
 
-/// Runs for `length`, taking a point every `every` (at least three seconds), and hands each to `seen`.
+/// Runs a subject for `length`, taking a point every `every` (at least three seconds), and hands each to `seen`.
 ///
 /// # Errors
 /// If the sites do not come up or stop answering, or `seen` fails.
-pub fn soak(length: Duration, every: Duration, mut seen: impl FnMut(&[Point]) -> Result<()>) -> Result<Vec<Point>> {
-    let tunnel = Subject::penstock().start(&WireOptions::default())?;
+pub fn soak(subject: &Subject, length: Duration, every: Duration, mut seen: impl FnMut(&[Point]) -> Result<()>) -> Result<Vec<Point>> {
+    let tunnel = subject.start(&WireOptions::default())?;
     let [left, right] = &tunnel.inner;
     let start = Instant::now();
     let mut points: Vec<Point> = Vec::new();
@@ -55,6 +55,7 @@ pub fn soak(length: Duration, every: Duration, mut seen: impl FnMut(&[Point]) ->
         note("reordered", total.reordered as f64);
         note("corrupt", total.corrupt as f64 + f64::from(u8::from(!bulk.is_intact())));
         note("dropped", tunnel.counts()?.unwrap_or_default().drops.values().sum::<u64>() as f64);
+        note("rekeys", tunnel.rekeys().unwrap_or_default() as f64);
         points.push(Point { at_seconds: start.elapsed().as_secs_f64(), values });
         seen(&points)?;
     }

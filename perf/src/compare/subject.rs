@@ -114,7 +114,7 @@ fn penstock(wire: &WireOptions, variant: &Variant) -> Result<Tunnel> {
         wire: wire.clone(),
         cpus: variant.processors()?,
         site_toml: variant.site_toml(),
-        peer_toml: "suites = [\"aes256-gcm\"]".into(),
+        peer_toml: variant.peer_toml(),
         more_toml: [peers(0), peers(1)],
         without: [left.join(","), masked],
         programs: variant.build.as_ref().map(|build| build.folder.clone()),
@@ -210,6 +210,15 @@ impl Tunnel {
         found.sort_unstable();
         found.dedup();
         Ok(found)
+    }
+
+    /// How often child SAs were replaced since its start, both sides together; `None` if it does not say such things.
+    #[must_use]
+    pub fn rekeys(&self) -> Option<usize> {
+        match &self.made {
+            Made::Pair(pair, _) => Some(pair.sites.iter().map(|site| site.log().matches("child-rekeyed").count()).sum()),
+            Made::Other(_) => None,
+        }
     }
 
     /// What it has counted since its start; `None` if it does not say such things.

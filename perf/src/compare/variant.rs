@@ -33,6 +33,8 @@ pub struct Variant {
     pub peers_up: usize,
     /// Prefixes beside the one in use, 128 to a peer that is closed by order.
     pub prefixes: usize,
+    /// Seconds between two rekeys of each child SA; 0: as by default.
+    pub rekey_seconds: usize,
     /// Another build than the one beside this program.
     pub build: Option<Build>,
 }
@@ -63,7 +65,7 @@ impl FromStr for Build {
 }
 
 impl Variant {
-    /// From its name: `penstock`, and behind it any of `-N` (workers), `-poll`, `-plain-calls`, `-unsummed`, `-peers-N`,
+    /// From its name: `penstock`, and behind it any of `-N` (workers), `-poll`, `-plain-calls`, `-unsummed`, `-rekey-N`, `-peers-N`,
     /// `-peers-up-N`, `-prefixes-N`, and at the end `-without-FEATURE+FEATURE`. `None` if the name is no Penstock's.
     ///
     /// # Errors
@@ -85,6 +87,9 @@ impl Variant {
                 (self.plain_calls, rest) = (true, more);
             } else if let Some(more) = part.strip_prefix("unsummed") {
                 (self.unsummed, rest) = (true, more);
+            } else if let Some(more) = part.strip_prefix("rekey-") {
+                (self.rekey_seconds, rest) = number(more)?;
+                ensure!((1..=3600).contains(&self.rekey_seconds), "give 1 to 3600 seconds");
             } else if let Some(more) = part.strip_prefix("peers-up-") {
                 (self.peers_up, rest) = number(more)?;
             } else if let Some(more) = part.strip_prefix("peers-") {
@@ -111,6 +116,7 @@ impl Variant {
             }
         };
         numbered("", self.more_workers + usize::from(self.more_workers > 0));
+        numbered("rekey-", self.rekey_seconds);
         numbered("peers-", self.peers);
         numbered("peers-up-", self.peers_up);
         numbered("prefixes-", self.prefixes);
@@ -135,6 +141,9 @@ impl Variant {
         words.push(format!("{workers} worker{} a site", if workers == 1 { "" } else { "s" }));
         if self.polling {
             words.push(format!("polling for {POLL_US} us"));
+        }
+        if self.rekey_seconds > 0 {
+            words.push(format!("child SAs rekeyed every {} s", self.rekey_seconds));
         }
         let without = self.masked();
         if !without.is_empty() {
@@ -168,6 +177,12 @@ impl Variant {
     /// More lines for `[site]`.
     pub(super) fn site_toml(&self) -> String {
         if self.polling { format!("poll_us = {POLL_US}\n") } else { String::new() }
+    }
+
+    /// More lines for both `[peer…]` tables.
+    pub(super) fn peer_toml(&self) -> String {
+        let rekey = if self.rekey_seconds > 0 { format!("\nrekey_child = \"{}s\"", self.rekey_seconds) } else { String::new() };
+        format!("suites = [\"aes256-gcm\"]{rekey}")
     }
 
     /// The processors of each site's workers.
@@ -238,13 +253,14 @@ mod tests {
             "penstock-plain-calls",
             "penstock-unsummed",
             "penstock-peers-10000",
-            "penstock-2-peers-up-7-prefixes-300-poll-without-gro+read-multishot",
+            "penstock-rekey-1",
+            "penstock-2-rekey-60-peers-up-7-prefixes-300-poll-without-gro+read-multishot",
         ] {
             let variant = Variant::parse(name).expect("a Penstock").expect("it means something");
             assert_eq!(variant.name(), name);
         }
         assert!(Variant::parse("openvpn").is_none() && Variant::parse("penstocks").is_none());
-        for name in ["penstock-1", "penstock-", "penstock-polls", "penstock-peers-", "penstock-fast", "penstock-257"] {
+        for name in ["penstock-1", "penstock-", "penstock-polls", "penstock-peers-", "penstock-fast", "penstock-257", "penstock-rekey-0"] {
             assert!(Variant::parse(name).is_some_and(|variant| variant.is_err()), "{name}");
         }
     }
