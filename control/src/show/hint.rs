@@ -17,11 +17,11 @@ pub fn remedy(peer: &Peer) -> Option<String> {
     let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
     Some(if says(&["does not answer", "no answer"]) {
         format!("does penstockd run there, and does UDP reach {}? a firewall between, or another port?", peer.endpoint)
-    } else if says(&["AUTHENTICATION_FAILED", "it says it is"]) {
+    } else if says(&["AUTHENTICATION_FAILED", "says it is"]) {
         format!("compare both sites: the key; \"{}\" must be their remote_id, \"{}\" their local_id", peer.local_id, peer.remote_id)
     } else if says(&["NO_PROPOSAL_CHOSEN", "proposal", "group"]) {
         "compare suites at both sites; AES-GCM and X25519 are needed".into()
-    } else if says(&["TS_UNACCEPTABLE", "selectors"]) {
+    } else if says(&["TS_UNACCEPTABLE", "selectors", "no common subnets"]) {
         "local_subnets here must be subnets there, and the other way round".into()
     } else {
         format!("penstockd's log says more; penstock up {} tries at once", peer.name)
@@ -106,8 +106,16 @@ mod tests {
                 "\"frankfurt\" must be their remote_id, \"uk\" their local_id",
             ),
             ("we refused london: it says it is paris", "must be their remote_id"),
+            (
+                "we refused 203.0.113.7:4500, which says it is uk: its proof does not fit the key that we share with it",
+                "must be their remote_id",
+            ),
             ("london refused us: NO_PROPOSAL_CHOSEN for the first child", "compare suites"),
             ("london refused us: TS_UNACCEPTABLE for the first child", "local_subnets here must be subnets there"),
+            (
+                "london is incompatible: no common subnets: ours [10.43.43.0/24 to 10.43.100.0/24], theirs [10.43.43.0/24 to 10.9.0.0/16]",
+                "local_subnets here must be subnets there",
+            ),
             ("something new", "penstockd's log says more"),
         ] {
             let tried = remedy(&peer(PeerState::Connecting, reason)).expect("something to try");
