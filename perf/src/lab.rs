@@ -26,4 +26,4 @@ pub(crate) use process::stat;
 pub use process::{descendants, name_of};
 pub use processors::allowed_processors;
 pub use site::{Site, SiteOptions, new_psk};
-pub use wire::{Offload, Wire, WireOptions};
+pub use wire::{INNER_ENDS, Offload, Wire, WireOptions};

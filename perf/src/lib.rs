@@ -9,6 +9,7 @@
 //! ```
 
 pub mod compare;
+pub mod faulty;
 pub mod lab;
 pub mod load;
 pub mod profile;

@@ -1,5 +1,5 @@
 //! The system calls that neither `std` nor `socket2` offers: entering a network namespace, the offload switches of a
-//! device, counters of a socket. The only file of this crate with `unsafe`, so that it can be read in one sitting.
+//! device, counters of a socket, whole frames on a link. The only files of this crate with `unsafe`, so that they can be read in one sitting.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -8,6 +8,9 @@ use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd};
 
 use libc::{c_int, c_void};
+
+mod link;
+pub(crate) use link::{packet_socket, wait_readable};
 
 fn checked(result: c_int) -> io::Result<c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }

@@ -8,7 +8,10 @@ use super::namespace::ip;
 use super::{Host, Namespace};
 use crate::sys::Features;
 
+mod bridge;
 mod router;
+
+pub use bridge::INNER_ENDS;
 
 /// What happens to super-packets on the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

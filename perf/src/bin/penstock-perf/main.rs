@@ -7,6 +7,7 @@ mod preset;
 mod profile;
 mod run;
 mod soak;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,8 @@ enum Task {
     Profile(profile::Arguments),
     /// Sends for hours and says what grows: memory, descriptors, threads, round trips, losses.
     Soak(soak::Arguments),
+    /// Carries frames between two devices and spoils them by a script: losses, copies, delays, changes, forgeries; and audits what passes.
+    Wire(wire::Arguments),
     #[command(flatten)]
     ByHand(by_hand::Load),
 }
@@ -67,6 +70,7 @@ fn perform(task: &Task) -> Result<()> {
         Task::Report(arguments) => run::report(arguments),
         Task::Profile(arguments) => profile::run(arguments),
         Task::Soak(arguments) => soak::run(arguments),
+        Task::Wire(arguments) => wire::run(arguments),
         Task::ByHand(load) => by_hand::run(load),
     }
 }
