@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use libc::{c_int, c_void};
 
 mod link;
-pub(crate) use link::{packet_socket, wait_readable};
+pub(crate) use link::{overflows, packet_socket, wait_readable};
 
 fn checked(result: c_int) -> io::Result<c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }

@@ -141,12 +141,25 @@ fn packets_reordered_up_to_the_window_less_64_are_all_delivered() {
     assert_audits(&relay);
 }
 
+/// Datagrams that both kernels refused before any socket had them, without their queue being full (`InErrors` of `Udp` in
+/// /proc/net/snmp).
+fn refused_by_the_kernel(pair: &Pair) -> u64 {
+    let of = |site: &Site| -> Option<u64> {
+        let output = site.namespace().command("cat").arg("/proc/net/snmp").output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let mut lines = text.lines().filter(|line| line.starts_with("Udp: "));
+        let at = lines.next()?.split_whitespace().position(|name| name == "InErrors")?;
+        lines.next()?.split_whitespace().nth(at)?.parse().ok()
+    };
+    pair.sites.iter().map(|site| of(site).expect("the kernel's counters")).sum()
+}
+
 #[test]
 fn a_bad_wire_costs_what_it_takes_and_nothing_more() {
     let (pair, relay) = sites_on_a_faulty_wire("");
     load(&pair, 1);
     let started = relay.report().expect("it runs");
-    let before = Counters::of(&pair);
+    let (before, refused) = (Counters::of(&pair), refused_by_the_kernel(&pair));
     let faults = Faults {
         loss: 0.02,
         burst: 0.001,
@@ -169,11 +182,13 @@ fn a_bad_wire_costs_what_it_takes_and_nothing_more() {
     relay.set_script(Script::default()).expect("it runs");
     sleep(Duration::from_millis(500));
     let report = assert_audits(&relay);
-    let taken = |from: &Report| [&from.forward, &from.backward].map(|counts| counts.lost + counts.altered).iter().sum::<u64>();
+    let taken = |from: &Report| {
+        [&from.forward, &from.backward].map(|counts| counts.lost + counts.altered + counts.refused + counts.overflowed).iter().sum::<u64>()
+    };
     let (taken, forged) = (taken(&report) - taken(&started), report.forward.forged + report.backward.forged);
     let counted = Counters::of(&pair).since(&before);
-    // A socket's queue that overflows while this machine is busy is counted as well.
-    let taken = taken + counted.counter("receive_queue_overflows") as u64;
+    // What the kernel refuses is counted as well: a queue that overflows while this machine is busy, a datagram that it finds wrong.
+    let taken = taken + counted.counter("receive_queue_overflows") as u64 + refused_by_the_kernel(&pair) - refused;
     println!("{}; the wire took {taken} and forged {forged}: {:?}", outcome.total, counted.drops());
     assert!(
         outcome.total.duplicate == 0 && outcome.total.corrupt == 0 && outcome.total.lost <= taken,

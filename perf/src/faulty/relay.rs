@@ -250,6 +250,9 @@ impl Carrier {
                 self.playing = Some(Playing { plan, frames, since: Instant::now(), done: 0, tell });
             }
             Wish::Report(sender) => {
+                for (direction, socket) in self.directions.iter_mut().zip(&self.sockets) {
+                    direction.counts.overflowed += sys::overflows(socket).unwrap_or_default();
+                }
                 let [forward, backward] = self.directions.each_ref().map(|direction| direction.counts.clone());
                 // Who asked may be gone.
                 let _ = sender.send(Report { seed: self.script.seed, forward, backward, findings: self.audit.findings() });

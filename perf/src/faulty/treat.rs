@@ -49,6 +49,8 @@ pub struct Counts {
     pub sent: u64,
     /// Frames that the kernel would not send.
     pub refused: u64,
+    /// Frames that came while the relay had no room for them.
+    pub overflowed: u64,
 }
 
 /// A frame on its way.

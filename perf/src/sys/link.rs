@@ -43,6 +43,16 @@ fn link_address(index: c_int, protocol: u16) -> SockAddr {
     unsafe { SockAddr::new(storage, size_of::<libc::sockaddr_ll>() as libc::socklen_t) }
 }
 
+/// Frames that a packet socket had no room for since this was last asked (`PACKET_STATISTICS`, packet(7)).
+pub(crate) fn overflows(socket: &Socket) -> io::Result<u64> {
+    let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+    let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
+    let pointer = (&raw mut statistics).cast();
+    // SAFETY: the option fills a tpacket_stats, whose length is given; both outlive the call.
+    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_PACKET, libc::PACKET_STATISTICS, pointer, &raw mut length) };
+    checked(result).map(|_| statistics.tp_drops.into())
+}
+
 /// Waits until one of two sockets can be read, at most so long; with microseconds, which `poll` has not.
 pub(crate) fn wait_readable(sockets: &[Socket; 2], timeout: Duration) -> io::Result<()> {
     let mut wanted = sockets.each_ref().map(|socket| libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 });
