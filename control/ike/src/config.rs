@@ -43,6 +43,8 @@ pub struct Config {
     pub rekey_again_ms: u64,
     /// After how long a rekey is tried again that was refused or failed.
     pub rekey_retry_ms: u64,
+    /// How long an endpoint where a peer was heard, and which did not confirm itself, is not asked again.
+    pub confirm_pause_ms: u64,
 }
 
 impl Default for Config {
@@ -63,6 +65,7 @@ impl Default for Config {
             engine_ms: 5_000,
             rekey_again_ms: 1_000,
             rekey_retry_ms: 30_000,
+            confirm_pause_ms: 5_000,
         }
     }
 }
@@ -240,7 +243,12 @@ pub struct PeerConfig {
     pub upkeep: Upkeep,
     /// How it is found to have vanished.
     pub dpd: Dpd,
+    /// Milliseconds between two keepalives where a NAT stands in front of us (RFC 3948 section 2.3).
+    pub keepalive_ms: u64,
 }
+
+/// The time between two keepalives that RFC 3948 section 2.3 proposes.
+pub const KEEPALIVE_MS: u64 = 20_000;
 
 /// Dead peer detection (RFC 7296 section 2.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

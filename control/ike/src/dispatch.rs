@@ -166,6 +166,7 @@ impl Ike {
             }
             return;
         }
+        self.came(now, spi, &way.came, &payloads, true);
         self.request(now, spi, way, (&opened, &payloads), host);
         self.after(now, spi);
     }
@@ -234,6 +235,8 @@ impl Ike {
             return self.end(now, spi, End::Delete(Fault::Incompatible(format!("it needs payload {kind}, which we do not know"))));
         }
         sa.confirmed |= !sa.initiator;
+        self.came(now, spi, &way.came, &payloads, false);
+        let Some(sa) = self.sas.get_mut(&spi) else { return };
         match request.purpose {
             Purpose::Intermediate => {
                 let result = intermediate::on_response(&mut self.cx, now, sa, &opened, &payloads, host);
@@ -253,6 +256,7 @@ impl Ike {
             }
             Purpose::RekeyIke => self.renewal_answered(now, spi, &payloads, host),
             Purpose::DeleteIke => self.remove(now, spi, None),
+            Purpose::Confirm(asked) => self.confirmed(now, spi, asked, &way.came),
             Purpose::Init | Purpose::Probe => {}
         }
         self.after(now, spi);

@@ -6,6 +6,7 @@ pub(crate) mod create;
 pub(crate) mod informational;
 pub(crate) mod init;
 pub(crate) mod intermediate;
+pub(crate) mod nat;
 pub(crate) mod rekey;
 pub(crate) mod renew;
 

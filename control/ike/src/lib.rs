@@ -29,7 +29,7 @@
 //! [`Ike::poll`] until it is empty. Children are rekeyed by time and by [`Ike::rekey_child`]: the successor is installed as
 //! above, on the same core, and what it replaces is deleted by whoever asked. The IKE SA is rekeyed by time and by
 //! [`Ike::renew`]; its children move to the new one untouched. A peer that fell silent is
-//! found by [`Ike::tick`] and [`Ike::heard`]. NAT keepalives and certificates are not here yet.
+//! found by [`Ike::tick`] and [`Ike::heard`], one that moved by what it sends ([`Ike::peer_moved`]). Certificates are not here yet.
 
 mod child;
 pub mod config;
@@ -43,6 +43,7 @@ mod fragment;
 mod life;
 mod liveness;
 mod message;
+mod moves;
 pub mod output;
 mod proposal;
 mod rekey;
@@ -54,14 +55,14 @@ mod selector;
 pub mod snapshot;
 mod steps;
 
-pub use config::{Config, Dpd, DpdAction, Group, Identity, IkeSuite, PeerConfig, PeerId, Psk, Suite, Upkeep};
+pub use config::{Config, KEEPALIVE_MS, Dpd, DpdAction, Group, Identity, IkeSuite, PeerConfig, PeerId, Psk, Suite, Upkeep};
 pub use output::{ChildId, ChildKeys, Host, Level, Nat, Output, Selectors, When};
 pub use rekey::RekeyRefused;
 pub use selector::MAX as SUBNETS_MAX;
 pub use snapshot::{ChildSnapshot, IkeSnapshot, PeerSnapshot, PeerState};
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use context::{Context, Peer};
@@ -198,6 +199,19 @@ impl Ike {
         if self.cx.peers.get(&peer).is_some_and(waits) {
             self.start(now, peer, host);
         }
+    }
+
+    /// The engine opened the newest packet of the pair with this inbound SPI, and it came from another endpoint. That is a hint: an
+    /// exchange with the new endpoint decides whether the peer has moved there ([`Output::Redirect`]).
+    pub fn peer_moved(&mut self, now: u64, inbound_spi: u32, from: SocketAddr) {
+        self.cx.tick();
+        self.on_moved(now, inbound_spi, from);
+    }
+
+    /// This machine has lost an address. IKE SAs that used it, and are not bound to it by configuration, go on with another one.
+    pub fn local_gone(&mut self, now: u64, gone: IpAddr) {
+        self.cx.tick();
+        self.on_local_gone(now, gone);
     }
 
     /// Deletes one child, such as an idle core's. With the last one its IKE SA closes.

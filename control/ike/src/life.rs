@@ -1,7 +1,5 @@
 //! The life of IKE SAs beside the messages: start, time, end, and the next try.
 
-use std::net::SocketAddr;
-
 use crate::Ike;
 use crate::config::PeerId;
 use crate::error::Fault;
@@ -62,9 +60,13 @@ impl Ike {
     pub(crate) fn established(&mut self, now: u64, spi: u64) {
         let Some(sa) = self.sas.get(&spi) else { return };
         let (Some(peer), initiator, initial_contact) = (sa.peer, sa.initiator, sa.initial_contact) else { return };
-        let every = self.cx.peer(peer).map_or(0, |config| config.upkeep.rekey_ike_ms);
+        let config = self.cx.peer(peer);
+        let every = config.as_ref().map_or(0, |config| config.upkeep.rekey_ike_ms);
         let rekey_at = now.saturating_add(self.cx.jitter.early(every));
-        self.sas.get_mut(&spi).into_iter().for_each(|sa| renew::plan(sa, rekey_at));
+        if let Some(sa) = self.sas.get_mut(&spi) {
+            renew::plan(sa, rekey_at);
+            sa.keepalive_ms = config.map(|config| config.keepalive_ms);
+        }
         if initiator {
             if initial_contact {
                 self.supersede(now, spi);
@@ -182,6 +184,9 @@ impl Ike {
     /// Sends the next waiting request if the window is free.
     pub(crate) fn pump(&mut self, now: u64, spi: u64) {
         let Some(sa) = self.sas.get_mut(&spi) else { return };
+        if sa.requests.outstanding.is_none() && sa.live() {
+            sa.confirm(&mut self.cx, now);
+        }
         while sa.requests.outstanding.is_none() && matches!(sa.stage, Stage::Established | Stage::Leaving) {
             let Some(task) = sa.requests.waiting.pop_front() else { return };
             let mut chain = Chain::default();
@@ -244,6 +249,7 @@ impl Ike {
         if sa.probe_at.take_if(|at| *at <= now).is_some() {
             sa.requests.waiting.push_back(Task::Probe);
         }
+        sa.keep_alive(&mut self.cx, now);
         self.rekey_due(now, spi, host);
         self.renew_due(now, spi, host);
         self.again(now, spi);
@@ -253,11 +259,19 @@ impl Ike {
     /// Repeats a request whose time has come, or gives up.
     fn again(&mut self, now: u64, spi: u64) {
         let Some(sa) = self.sas.get_mut(&spi) else { return };
-        let Some(request) = sa.requests.outstanding.as_mut().filter(|request| request.due <= now) else { return };
-        let ends: (SocketAddr, SocketAddr) = (sa.local, sa.remote);
+        if sa.requests.outstanding.as_ref().is_none_or(|request| request.due > now) {
+            return;
+        }
+        sa.confirms_in_vain(&mut self.cx, now);
+        let to = sa.asked_at();
+        let Some(request) = sa.requests.outstanding.as_mut() else { return };
         match request.fire(now, &self.cx.config, &mut self.cx.jitter) {
             // RFC 7383 section 2.6.1: all pieces again.
-            Due::Again => request.datagrams.iter().for_each(|datagram| self.cx.send(ends.0, ends.1, datagram.clone())),
+            Due::Again => {
+                for (local, remote) in to {
+                    request.datagrams.iter().for_each(|datagram| self.cx.send(local, remote, datagram.clone()));
+                }
+            }
             Due::GiveUp(fault) => self.vanished(now, spi, fault),
         }
     }

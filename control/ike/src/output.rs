@@ -85,7 +85,8 @@ pub enum When {
 pub struct Nat {
     /// The peer reaches us at an address that is not ours: a NAT stands in front of us.
     pub here: bool,
-    /// The peer's own address is not the one we see. Always false for a Penstock peer, whose claim is pretended.
+    /// The peer's own address is not the one we see. For a Penstock this is what IKE_AUTH says, because the claim in IKE_SA_INIT is
+    /// pretended.
     pub there: bool,
 }
 
@@ -156,6 +157,28 @@ pub enum Output {
         per_core: bool,
         /// What NAT detection said.
         nat: Nat,
+    },
+    /// The peer, or this machine, has another address: the outbound SA of a pair goes on to there.
+    Redirect {
+        /// The child.
+        child: ChildId,
+        /// Whose it is.
+        peer: PeerId,
+        /// Our inbound SPI of the pair.
+        inbound_spi: u32,
+        /// Our address (unspecified: the kernel's choice).
+        local: SocketAddr,
+        /// Where packets go.
+        remote: SocketAddr,
+        /// What NAT detection said.
+        nat: Nat,
+    },
+    /// Send one octet 0xff, so that the NAT in front of us remembers us (RFC 3948 section 2.3).
+    Keepalive {
+        /// Our address and port.
+        from: SocketAddr,
+        /// The peer's.
+        to: SocketAddr,
     },
     /// Retire a pair or an announced SPI (unknown ones are no error).
     Retire {

@@ -1,5 +1,7 @@
 //! A request that waits for its response, and the chance in its pauses (RFC 7296 sections 2.1 and 2.4).
 
+use std::net::SocketAddr;
+
 use crate::config::Config;
 use crate::error::Fault;
 use crate::output::ChildId;
@@ -19,7 +21,12 @@ pub(crate) enum Purpose {
     DeleteIke,
     /// An empty INFORMATIONAL: is the peer there, and does it know this IKE SA?
     Probe,
+    /// The same to where the peer was heard, and to nowhere else: does it receive there?
+    Confirm(SocketAddr),
 }
+
+/// How often a new endpoint is asked before the request goes on to the old one.
+const CONFIRM_TRIES: u32 = 3;
 
 /// Deterministic chance for pauses; nothing secret comes from it.
 #[derive(Debug)]
@@ -84,6 +91,15 @@ impl Outstanding {
             self.doubt = Some((now.saturating_add(config.doubt_ms), fault));
             self.due = self.due.min(now.saturating_add(config.doubt_ms));
         }
+    }
+
+    /// A new endpoint had its tries: the request, which must not be left out, goes on to the old one.
+    pub(crate) fn confirms_in_vain(&mut self) -> Option<SocketAddr> {
+        let Purpose::Confirm(asked) = self.purpose else { return None };
+        (self.sent >= CONFIRM_TRIES).then(|| {
+            self.purpose = Purpose::Probe;
+            asked
+        })
     }
 
     /// Called once `due` has come.

@@ -192,6 +192,13 @@ pub(crate) struct IkeSa {
     pub(crate) renewing: bool,
     /// Our request for it, until it is answered.
     pub(crate) renewal: Option<Box<Renewal>>,
+    /// Where the peer was heard and has not confirmed yet that it receives.
+    pub(crate) candidate: Option<SocketAddr>,
+    /// No other endpoint is asked before.
+    pub(crate) confirm_from: u64,
+    /// When the NAT in front of us was reminded last, and the time between two reminders once there is a peer.
+    pub(crate) kept_alive: u64,
+    pub(crate) keepalive_ms: Option<u64>,
     /// The IKE SA that takes over from it, and the lower nonce of that: the peer's, while our own request is not answered.
     pub(crate) heir: Option<(u64, Vec<u8>)>,
 }
@@ -234,6 +241,10 @@ impl IkeSa {
             rekey_at: None,
             renewing: false,
             renewal: None,
+            candidate: None,
+            confirm_from: 0,
+            kept_alive: now,
+            keepalive_ms: None,
             heir: None,
         }
     }
@@ -298,7 +309,7 @@ impl IkeSa {
     pub(crate) fn next_deadline(&self) -> Option<u64> {
         let request = self.requests.outstanding.as_ref().map(|request| request.due);
         let children = self.children.values().flat_map(|child| [child.deadline, child.rekey_at]).flatten();
-        [request, self.deadline, self.probe_at, self.rekey_at].into_iter().flatten().chain(children).min()
+        [request, self.deadline, self.probe_at, self.rekey_at, self.keepalive_at()].into_iter().flatten().chain(children).min()
     }
 
     /// One word for people.

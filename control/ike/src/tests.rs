@@ -62,6 +62,7 @@ fn config(local: &str, remote: &str, ours: &str, theirs: &str, endpoint: SocketA
         start: false,
         upkeep: crate::Upkeep::default(),
         dpd: crate::Dpd::default(),
+        keepalive_ms: crate::KEEPALIVE_MS,
     }
 }
 
@@ -136,7 +137,12 @@ impl Pair {
             Output::InstallInbound { child, .. } => self.sites[who].0.installed(0, child),
             Output::InstallOutbound { child, .. } => self.sites[who].0.activated(0, child),
             Output::Event { text, .. } => self.said.push(text),
-            Output::Retire { .. } | Output::Up { .. } | Output::Down { .. } | Output::Quiet { .. } => {}
+            Output::Retire { .. }
+            | Output::Redirect { .. }
+            | Output::Keepalive { .. }
+            | Output::Up { .. }
+            | Output::Down { .. }
+            | Output::Quiet { .. } => {}
         }
     }
 

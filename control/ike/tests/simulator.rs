@@ -119,7 +119,7 @@ impl Network {
             match output {
                 Output::Send { to, message, .. } => self.post(who, to, message),
                 Output::Event { level, text, .. } => site.events.push((level, text)),
-                Output::Up { .. } | Output::Down { .. } => {}
+                Output::Up { .. } | Output::Down { .. } | Output::Redirect { .. } | Output::Keepalive { .. } => {}
                 Output::Quiet { peer } => {
                     let idle = site.engines[&peer].opened_at.map(|at| now - at);
                     site.ike.heard(now, peer, idle);

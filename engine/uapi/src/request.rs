@@ -291,6 +291,23 @@ pub struct Retire {
 }
 body!(Retire, Retire);
 
+/// The peer, or this machine, has another address: the outbound SA of a pair goes on from and to there, with its key and counter.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Redirect {
+    /// Our inbound SPI of the pair.
+    pub spi: U32,
+    /// A [`source`].
+    pub source: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+    /// Our address (port ignored), or none.
+    pub local: Endpoint,
+    /// Where packets go.
+    pub remote: Endpoint,
+}
+body!(Redirect, Redirect);
+
 /// Gives the engine an ESP packet that control's own socket received; its bytes stand behind.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]

@@ -10,7 +10,7 @@ use crate::context::Context;
 use crate::crypto::{Material, equal, psk_auth};
 use crate::error::Fault;
 use crate::exchange::child::{self, Place, Refusal, Terms, nonce};
-use crate::exchange::{Came, End};
+use crate::exchange::{Came, End, nat};
 use crate::message::{Chain, Payloads, exchange, kind, notify};
 use crate::output::Host;
 use crate::proposal::{self, Proposal};
@@ -38,6 +38,7 @@ pub(crate) fn prepare(cx: &mut Context, now: u64, sa: &mut IkeSa, response: Vec<
     }
     chain.push(kind::ID_R, &config.remote_id.body()).auth(METHOD_PSK, proof.as_slice());
     child::offer(&mut chain, &config, child.spi, &[], config.per_core);
+    nat::tell(&mut chain, sa, sa.local, sa.remote);
     sa.stage = Stage::Authenticating(Box::new(Authenticating { response, bound, child: child.id, held: Some(chain) }));
     sa.children.insert(child.id, child);
     Ok(())
@@ -126,6 +127,7 @@ pub(crate) fn on_request(
     let proof = psk_auth(config.psk.expose(), (&half.response, &sa.nonce_i, &bound), &keys.auth_r, &identity);
     let mut base = Chain::default();
     base.push(kind::ID_R, &identity).auth(METHOD_PSK, proof.as_slice());
+    nat::tell(&mut base, sa, came.to, came.from);
     answer(cx, now, sa, came, payloads, base, host);
     Authentic::Yes { initial_contact: payloads.notify(notify::INITIAL_CONTACT).is_some() }
 }

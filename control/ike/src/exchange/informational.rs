@@ -3,7 +3,7 @@
 use crate::child::Step;
 use crate::context::Context;
 use crate::error::Fault;
-use crate::exchange::{Came, End};
+use crate::exchange::{Came, End, nat};
 use crate::message::{Chain, Payloads, notify};
 use crate::proposal::protocol;
 use crate::sa::IkeSa;
@@ -19,6 +19,10 @@ pub(crate) fn on_request(cx: &mut Context, sa: &mut IkeSa, came: &Came, payloads
     let ours = delete_children(cx, sa, payloads);
     if !ours.is_empty() {
         chain.delete(protocol::ESP, &ours);
+    }
+    // Who confirms a move is told how it looks from here.
+    if nat::said(payloads, came) != nat::Said::default() {
+        nat::tell(&mut chain, sa, came.to, came.from);
     }
     sa.reply(cx, came, &chain);
     // Section 2.21.2: an initiator that does not believe us says so in an exchange of its own.

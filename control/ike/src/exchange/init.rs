@@ -2,17 +2,18 @@
 //! (RFC 7296 sections 1.2, 2.6, 2.7, 2.10, 2.14, 2.23).
 //!
 //! Encapsulation in UDP is forced: the source hash that we send matches no address, so that every peer takes us to be
-//! behind a NAT. The vendor ID tells another Penstock that this NAT is pretended; the destination hash is true.
+//! behind a NAT. The vendor ID tells another Penstock that this NAT is pretended; the destination hash is true, and IKE_AUTH says
+//! under protection what the source really is ([`nat`]).
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::config::{Config, Group, IkeSuite, PeerConfig};
 use crate::context::Context;
-use crate::crypto::{Algorithms, Exchange, IkeKeys, Prf, Seeds, equal, sha1};
+use crate::crypto::{Algorithms, Exchange, IkeKeys, Prf, Seeds, equal};
 use crate::error::Fault;
-use crate::exchange::Came;
 use crate::exchange::child::nonce;
+use crate::exchange::{Came, nat};
 use crate::message::{Chain, Header, Payloads, kind, notify};
 use crate::output::{Host, Nat};
 use crate::proposal::{self, Proposal};
@@ -63,28 +64,18 @@ fn abilities(chain: &mut Chain, spi_i: u64, spi_r: u64, remote: SocketAddr, host
     let mut pretended = [0; 20];
     host.random(&mut pretended);
     chain.notify(notify::NAT_DETECTION_SOURCE_IP, &pretended);
-    chain.notify(notify::NAT_DETECTION_DESTINATION_IP, &address_hash(spi_i, spi_r, remote));
+    chain.notify(notify::NAT_DETECTION_DESTINATION_IP, &nat::hash((spi_i, spi_r), remote));
     chain.notify(notify::IKEV2_FRAGMENTATION_SUPPORTED, &[]).notify(notify::INTERMEDIATE_EXCHANGE_SUPPORTED, &[]);
     chain.push(kind::VENDOR, VENDOR);
 }
 
-fn address_hash(spi_i: u64, spi_r: u64, address: SocketAddr) -> Vec<u8> {
-    let ip = match address.ip() {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
-    };
-    sha1(&[&spi_i.to_be_bytes(), &spi_r.to_be_bytes(), &ip, &address.port().to_be_bytes()])
-}
-
 /// What the peer's notifications say, and whether it is a Penstock.
-fn detect(payloads: &Payloads<'_>, header: &Header, from: SocketAddr, to: SocketAddr) -> (Nat, bool) {
+fn detect(payloads: &Payloads<'_>, came: &Came) -> (Nat, bool) {
     let penstock = payloads.vendors.iter().any(|vendor| equal(vendor, VENDOR));
-    let hash = |address| address_hash(header.spi_i, header.spi_r, address);
-    let matches = |kind, address| payloads.notifies.iter().any(|notify| notify.kind == kind && equal(notify.data, &hash(address)));
-    let said = |kind| payloads.notify(kind).is_some();
-    let here = said(notify::NAT_DETECTION_DESTINATION_IP) && !matches(notify::NAT_DETECTION_DESTINATION_IP, to);
-    let there = !penstock && said(notify::NAT_DETECTION_SOURCE_IP) && !matches(notify::NAT_DETECTION_SOURCE_IP, from);
-    (Nat { here, there }, penstock)
+    let said = nat::said(payloads, came);
+    // A Penstock's source hash is pretended here; the true one comes in IKE_AUTH.
+    let there = !penstock && said.there.unwrap_or_default();
+    (Nat { here: said.here.unwrap_or_default(), there }, penstock)
 }
 
 /// What an initiator does after an answer to its first message.
@@ -124,7 +115,7 @@ pub(crate) fn on_response(cx: &mut Context, now: u64, sa: &mut IkeSa, came: &Cam
         Ok(Agreed { keys, algorithms, group, mixed, nonce_r }) => {
             (sa.remote_spi, sa.keys, sa.nonce_r) = (header.spi_r, Some(keys), nonce_r);
             (sa.algorithms, sa.suite) = (Some(algorithms), described(algorithms, group));
-            (sa.nat, sa.penstock) = detect(&payloads, &header, from, to);
+            (sa.nat, sa.penstock) = detect(&payloads, came);
             sa.fragments = payloads.notify(notify::IKEV2_FRAGMENTATION_SUPPORTED).is_some();
             (sa.remote, sa.local) = (from, to);
             sa.requests.outstanding = None;
@@ -279,7 +270,7 @@ pub(crate) fn on_request(
     chain.push(kind::SA, &proposal::write(&chosen)).ke(group.number(), &exchange.public).nonce(&sa.nonce_r);
     abilities(&mut chain, header.spi_i, spi, from, host);
     let response = plain(&header.answer(spi), &chain);
-    (sa.nat, sa.penstock) = detect(payloads, &header, from, to);
+    (sa.nat, sa.penstock) = detect(payloads, came);
     sa.fragments = payloads.notify(notify::IKEV2_FRAGMENTATION_SUPPORTED).is_some();
     (sa.keys, sa.algorithms, sa.suite) = (Some(keys), Some(algorithms), described(algorithms, group));
     sa.replies.expected = 1;

@@ -1,6 +1,8 @@
 //! Messages under the keys of an IKE SA: sealed, in pieces where they are long, and opened again (RFC 7296 section 3.14,
 //! RFC 7383).
 
+use std::net::SocketAddr;
+
 use crate::context::Context;
 use crate::crypto::sha256;
 use crate::exchange::Came;
@@ -18,9 +20,21 @@ const FRAGMENT_OCTETS: usize = 4;
 impl IkeSa {
     /// Sends an encrypted request and starts its clock. The window must be free.
     pub(crate) fn send_request(&mut self, cx: &mut Context, now: u64, exchange: u8, chain: &Chain, purpose: Purpose) {
+        self.send_request_to(cx, now, (exchange, chain), purpose, (self.local, self.remote));
+    }
+
+    /// The same between other ends, ours and the peer's, than the IKE SA's.
+    pub(crate) fn send_request_to(
+        &mut self,
+        cx: &mut Context,
+        now: u64,
+        (exchange, chain): (u8, &Chain),
+        purpose: Purpose,
+        (local, remote): (SocketAddr, SocketAddr),
+    ) {
         let id = self.requests.next;
         let Some(datagrams) = self.seal(self.header(exchange, id), chain) else { return };
-        datagrams.iter().for_each(|datagram| cx.send(self.local, self.remote, datagram.clone()));
+        datagrams.iter().for_each(|datagram| cx.send(local, remote, datagram.clone()));
         self.requests.next = id.saturating_add(1);
         self.requests.outstanding = Some(Outstanding::new(id, datagrams, purpose, now, &cx.config, &mut cx.jitter));
     }

@@ -74,6 +74,14 @@ pub struct Site {
     pub source: Source,
     pub engine: Engine,
     pub address: SocketAddr,
+    /// The NAT in front of it: as whom others see it, and where they reach it.
+    pub outside: Option<SocketAddr>,
+    /// Where its children were told to go on to: our address, the peer's, and what NAT detection said.
+    pub redirects: Vec<(u32, SocketAddr, SocketAddr, penstock_ike::Nat)>,
+    /// What NAT detection said when outbound SAs were installed.
+    pub nats: Vec<penstock_ike::Nat>,
+    /// When its NAT was reminded of it, and by which ends.
+    pub keepalives: Vec<(u64, SocketAddr, SocketAddr)>,
     pub events: Vec<(Level, String)>,
     pub downs: Vec<String>,
     pub ups: usize,
@@ -144,6 +152,7 @@ pub fn peer_config(name: &str, us: &str, them: &str, ours: &str, theirs: &str, e
         start: true,
         upkeep: Upkeep::default(),
         dpd: Dpd::default(),
+        keepalive_ms: penstock_ike::KEEPALIVE_MS,
     }
 }
 
@@ -175,7 +184,20 @@ impl World {
             ike.set_peer(0, peer);
             let address = address.parse().expect("an address");
             let (events, downs) = (vec![], vec![]);
-            Site { ike, source, engine: Engine::default(), address, events, downs, ups: 0, dead: false }
+            Site {
+                ike,
+                source,
+                engine: Engine::default(),
+                address,
+                outside: None,
+                redirects: vec![],
+                nats: vec![],
+                keepalives: vec![],
+                events,
+                downs,
+                ups: 0,
+                dead: false,
+            }
         };
         let sites = [site(west, west_peer, "192.0.2.1:4500", 0), site(east, east_peer, "198.51.100.2:4500", 1)];
         Self {
@@ -248,13 +270,24 @@ impl World {
                     let idle = site.engine.opened_at.map(|at| self.now - at);
                     site.ike.heard(self.now, PEER, idle);
                 }
-                step => site.engine.take(self.now + self.engine_ms, step),
+                Output::Redirect { inbound_spi, local, remote, nat, .. } => site.redirects.push((inbound_spi, local, remote, nat)),
+                Output::Keepalive { from, to } => site.keepalives.push((self.now, from, to)),
+                step => {
+                    if let Output::InstallOutbound { nat, .. } = &step {
+                        site.nats.push(*nat);
+                    }
+                    site.engine.take(self.now + self.engine_ms, step);
+                }
             }
         }
     }
 
     fn post(&mut self, to: usize, from: SocketAddr, at: SocketAddr, message: Vec<u8>) {
-        if at != self.sites[to].address || self.chance.percent(self.wire.loss_percent) {
+        // A NAT in front of the sender has its own address for it, and one in front of the receiver is the only way in.
+        let from = self.sites[1 - to].outside.unwrap_or(from);
+        let reached = at == self.sites[to].outside.unwrap_or(self.sites[to].address);
+        let at = self.sites[to].address;
+        if !reached || self.chance.percent(self.wire.loss_percent) {
             return;
         }
         let copies = if self.chance.percent(self.wire.copy_percent) { 2 } else { 1 };
