@@ -139,6 +139,8 @@ pub struct Peer {
     pub dpd: Duration,
     /// What then happens.
     pub dpd_action: DpdAction,
+    /// Between two keepalives to a NAT in front of us.
+    pub nat_keepalive: Duration,
     /// Where the table stands.
     pub place: Place,
     /// Where `endpoint` stands: the place to name when it cannot be resolved.

@@ -180,6 +180,9 @@ impl Admin {
     }
 
     fn tell(&mut self, core: usize, event: &Event) {
+        if let Event::PeerMoved { spi, from } = *event {
+            self.followed(spi, from);
+        }
         let Some(writer) = self.clients.iter_mut().find(|client| client.is_writer()) else { return };
         match *event {
             Event::UnknownSpi { spi, from } => {

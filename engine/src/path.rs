@@ -21,7 +21,7 @@ use penstock_uapi::{Counter, Drop};
 
 use crate::policy::{PolicyTable, Reach};
 use crate::sa::{self, Inbound, Outbound, Pair};
-use crate::slots::{Inbox, Outbox, SendSlot, WriteSlot};
+use crate::slots::{Inbox, Outbox, SendSlot, Source, WriteSlot};
 use crate::tally::{Moment, Tally};
 use crate::tun::merge::Merge;
 
@@ -134,6 +134,17 @@ pub enum Order {
         /// The half.
         outbound: Box<Outbound>,
     },
+    /// Send between other endpoints.
+    Redirect {
+        /// Our SPI of the pair.
+        spi: u32,
+        /// Where packets go.
+        remote: SocketAddr,
+        /// Our address, if it is fixed.
+        local: Option<IpAddr>,
+        /// From which socket.
+        source: Source,
+    },
     /// End a pair.
     Retire {
         /// Our SPI of the pair.
@@ -210,7 +221,6 @@ pub struct Path {
     /// A path MTU was told since the last tick.
     path_mtu_told: bool,
     parked: u32,
-    moved_ms: u64,
     /// The pair that the next tick begins with.
     tick_at: usize,
     /// What found no room on its way out.
@@ -235,7 +245,6 @@ impl Path {
             unknown_spi_ms: 0,
             path_mtu_told: false,
             parked: 0,
-            moved_ms: 0,
             tick_at: 0,
             leaving: None,
         }

@@ -9,6 +9,8 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
+use penstock_uapi::request::source;
+
 /// The most packets of one `UDP_SEGMENT` send (include/linux/udp.h: UDP_MAX_SEGMENTS).
 pub const RUN_PACKETS_MAX: u32 = 128;
 /// The most bytes of one UDP send: 65,535 less an IPv4 and a UDP header.
@@ -26,6 +28,14 @@ pub enum Source {
     Own,
     /// The port shared by all cores.
     Shared,
+}
+
+impl Source {
+    /// A [`source`] of a request.
+    #[must_use]
+    pub fn from_request(number: u8) -> Self {
+        if number == source::SHARED { Self::Shared } else { Self::Own }
+    }
 }
 
 /// What all packets of one run have in common.

@@ -92,6 +92,7 @@ impl Site {
             start: true,
             upkeep: Upkeep::default(),
             dpd: Dpd::default(),
+            keepalive_ms: penstock_ike::KEEPALIVE_MS,
         };
         ike.set_peer(0, peer);
         Self { ike, host, now: 0, sent: Vec::new(), up: false }

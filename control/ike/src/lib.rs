@@ -55,13 +55,13 @@ mod selector;
 pub mod snapshot;
 mod steps;
 
-pub use config::{Config, KEEPALIVE_MS, Dpd, DpdAction, Group, Identity, IkeSuite, PeerConfig, PeerId, Psk, Suite, Upkeep};
+pub use config::{Config, Dpd, DpdAction, Group, Identity, IkeSuite, KEEPALIVE_MS, PeerConfig, PeerId, Psk, Suite, Upkeep};
 pub use output::{ChildId, ChildKeys, Host, Level, Nat, Output, Selectors, When};
 pub use rekey::RekeyRefused;
 pub use selector::MAX as SUBNETS_MAX;
 pub use snapshot::{ChildSnapshot, IkeSnapshot, PeerSnapshot, PeerState};
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -212,6 +212,12 @@ impl Ike {
     pub fn local_gone(&mut self, now: u64, gone: IpAddr) {
         self.cx.tick();
         self.on_local_gone(now, gone);
+    }
+
+    /// The addresses of this machine that IKE SAs use.
+    #[must_use]
+    pub fn local_addresses(&self) -> BTreeSet<IpAddr> {
+        self.sas.values().filter(|sa| sa.live()).map(|sa| sa.local.ip()).filter(|ip| !ip.is_unspecified()).collect()
     }
 
     /// Deletes one child, such as an idle core's. With the last one its IKE SA closes.

@@ -30,6 +30,7 @@ pub(super) const KEYS: &[Key] = &[
     ("rekey_child", "rekey_child = \"1h\""),
     ("rekey_ike", "rekey_ike = \"4h\""),
     ("pfs", "pfs = true"),
+    ("nat_keepalive", "nat_keepalive = \"20s\""),
     ("dpd", "dpd = \"30s\""),
     ("dpd_action", "dpd_action = \"restart\""),
 ];
@@ -45,6 +46,10 @@ const REKEY_IKE: Duration = Duration::from_secs(4 * 3600);
 /// Within which time a vanished peer is found unless the peer says otherwise, and at the latest.
 const DPD: Duration = Duration::from_secs(30);
 const DPD_MAX: Duration = Duration::from_secs(3600);
+/// Between two keepalives to a NAT in front of us, unless the peer says otherwise, and at the latest: NATs forget UDP after 30 s at
+/// the earliest (RFC 4787 asks for 2 minutes).
+const NAT_KEEPALIVE: Duration = Duration::from_millis(penstock_ike::KEEPALIVE_MS);
+const NAT_KEEPALIVE_MAX: Duration = Duration::from_secs(600);
 const REKEY_IKE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// As many subnets as one child takes, less the interface's own address of each family, which may join them.
@@ -91,6 +96,7 @@ pub(super) fn peer(
     let rekey_child = section.parsed("rekey_child", |text| parse_duration(text, REKEY_CHILD), findings).unwrap_or(REKEY_CHILD);
     let rekey_ike = section.parsed("rekey_ike", |text| parse_duration(text, REKEY_IKE_MAX), findings).unwrap_or(REKEY_IKE);
     let pfs = section.boolean("pfs", findings).unwrap_or(false);
+    let nat_keepalive = section.parsed("nat_keepalive", |text| parse_duration(text, NAT_KEEPALIVE_MAX), findings).unwrap_or(NAT_KEEPALIVE);
     let dpd = section.parsed("dpd", |text| parse_duration(text, DPD_MAX), findings).unwrap_or(DPD);
     let dpd_action = section.parsed("dpd_action", parse_dpd_action, findings).unwrap_or_default();
     let meeting = Meeting {
@@ -123,6 +129,7 @@ pub(super) fn peer(
         rekey_child,
         rekey_ike,
         pfs,
+        nat_keepalive,
         dpd,
         dpd_action,
         place: section.place.clone(),

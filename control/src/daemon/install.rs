@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use penstock_ike::{ChildId, ChildKeys, PeerId, Selectors, Suite};
 use penstock_uapi::install::{Expected, Inbound, Outbound, Pair};
-use penstock_uapi::request::{Key, Limits, Retire, suite};
+use penstock_uapi::request::{Key, Limits, Redirect, Retire, suite};
 use penstock_uapi::{Spi, install};
 use tokio::sync::mpsc;
 use zerocopy::little_endian::U32;
@@ -95,6 +95,17 @@ impl Installer {
             match earlier {
                 Some(Token::Inbound(inbound)) => inbound.activate(&client, outbound).await.map(Token::Pair),
                 _ => Err(EngineError::Nonsense("an outbound SA without its inbound one".into())),
+            }
+        });
+    }
+
+    /// Sends a pair's packets on between other endpoints; one that is gone has no need of it.
+    pub(super) fn redirect(&self, redirect: Redirect) {
+        let client = self.client.clone();
+        tokio::task::spawn_local(async move {
+            match install::Engine::ask(&client, &redirect).await {
+                Ok(()) | Err(EngineError::Lost | EngineError::Refused { status: penstock_uapi::Status::Unknown, .. }) => (),
+                Err(error) => log::warning("not-redirected", &[("spi", &format_args!("{:08x}", redirect.spi.get())), ("reason", &error)]),
             }
         });
     }

@@ -150,6 +150,7 @@ pub(super) fn ike_peer(peer: &Peer, id: PeerId, offered: Vec<IpNet>, endpoint: O
         per_core: peer.per_core,
         start: true,
         upkeep: penstock_ike::Upkeep { rekey_child_ms: millis(peer.rekey_child), rekey_ike_ms: millis(peer.rekey_ike), pfs: peer.pfs },
+        keepalive_ms: millis(peer.nat_keepalive),
         dpd: penstock_ike::Dpd { within_ms: millis(peer.dpd), action: peer.dpd_action },
     }
 }

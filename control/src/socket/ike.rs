@@ -16,6 +16,9 @@ use crate::sys;
 /// Four zero bytes before every IKE message on this port.
 pub const NON_ESP_MARKER: [u8; 4] = [0; 4];
 
+/// What keeps a NAT's memory of us fresh.
+pub const KEEPALIVE: [u8; 1] = [0xff];
+
 /// A datagram with its addresses.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Datagram {
@@ -110,11 +113,22 @@ impl IkeSocket {
     /// # Errors
     /// As `sendmsg`.
     pub fn send(&self, message: &[u8], local: Option<IpAddr>, to: SocketAddr) -> io::Result<()> {
-        let bytes = [&NON_ESP_MARKER, message].concat();
+        self.send_bytes(&[&NON_ESP_MARKER, message].concat(), local, to)
+    }
+
+    /// Sends a NAT keepalive (RFC 3948 section 2.3).
+    ///
+    /// # Errors
+    /// As `sendmsg`.
+    pub fn send_keepalive(&self, local: Option<IpAddr>, to: SocketAddr) -> io::Result<()> {
+        self.send_bytes(&KEEPALIVE, local, to)
+    }
+
+    fn send_bytes(&self, bytes: &[u8], local: Option<IpAddr>, to: SocketAddr) -> io::Result<()> {
         let info = local.map(packet_info);
         let control = info.as_ref().map(|(level, kind, data)| (*level, *kind, data.as_slice()));
         let messages = control.as_slice();
-        sys::send(self.fd.as_fd(), &bytes, Some(&SockAddr::from(to)), messages).map(drop)
+        sys::send(self.fd.as_fd(), bytes, Some(&SockAddr::from(to)), messages).map(drop)
     }
 }
 

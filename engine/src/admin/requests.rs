@@ -83,6 +83,7 @@ impl Admin {
             Kind::ExpectSpi => self.expect_spi(body(frame)?),
             Kind::InstallInbound => self.install_inbound(body(frame)?),
             Kind::InstallOutbound => self.install_outbound(body(frame)?),
+            Kind::Redirect => self.redirect(body(frame)?),
             Kind::Retire => self.retire(body(frame)?),
             Kind::Inject => {
                 let (inject, tail) = frame.body_and_tail().map_err(|_| Status::Malformed)?;

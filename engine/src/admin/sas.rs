@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use aws_lc_rs::hmac;
 use penstock_uapi::reply::phase;
-use penstock_uapi::request::{ExpectSpi, Inject, InstallInbound, InstallOutbound, Key, Retire, source, suite, switch};
+use penstock_uapi::request::{ExpectSpi, Inject, InstallInbound, InstallOutbound, Key, Redirect, Retire, source, suite, switch};
 use penstock_uapi::{Spi, Status};
 
 use super::Admin;
@@ -20,6 +20,7 @@ use crate::handoff::mail::{Content, Parcel};
 use crate::limits;
 use crate::path::{Order, Receive, Remains};
 use crate::sa::{Inbound, Outbound, Pair, Shared};
+use crate::slots::Source;
 use crate::sys::wait::{Interest, poll};
 use crate::worker::desk::Errand;
 
@@ -224,6 +225,29 @@ impl Admin {
             sa.outbound = Some(half);
         }
         self.order(core.into(), Order::InstallOutbound { spi: inbound_spi, outbound: Box::new(outbound) })
+    }
+
+    pub(super) fn redirect(&mut self, request: &Redirect) -> Outcome {
+        let spi = request.spi.get();
+        let core = self.core_of(spi)?;
+        let remote = request.remote.to_socket().filter(|remote| remote.port() != 0).ok_or(Status::Malformed)?;
+        let local = request.local.to_socket().map(|local| local.ip()).filter(|ip| !ip.is_unspecified());
+        if request.source > source::SHARED || local.is_some_and(|local| local.is_ipv4() != remote.is_ipv4()) {
+            return Err(Status::Malformed);
+        }
+        if !self.can_reach(core, remote) {
+            return Err(Status::Unsupported);
+        }
+        let sa = self.sas.pairs.get_mut(&spi).filter(|sa| !sa.retired).ok_or(Status::Unknown)?;
+        let half = sa.outbound.as_mut().ok_or(Status::Order)?;
+        (half.remote, half.source) = (remote, request.source);
+        self.order(core.into(), Order::Redirect { spi, remote, local, source: Source::from_request(request.source) })
+    }
+
+    /// A core follows the peer by itself where the port is shared; here is where to.
+    pub(super) fn followed(&mut self, spi: u32, from: SocketAddr) {
+        let half = self.sas.pairs.get_mut(&spi).and_then(|sa| sa.outbound.as_mut());
+        half.filter(|half| half.source == source::SHARED).into_iter().for_each(|half| half.remote = from);
     }
 
     /// Whether a core has sockets of the remote's family.

@@ -132,12 +132,15 @@ impl Path {
         if let Some(outbound) = pair.outbound.as_deref_mut() {
             activate = outbound.waits && pair.ends_ms.is_none();
             if newest && outbound.remote != receive.from {
-                if outbound.source == Source::Shared {
+                // A peer's cores send from a port each: only where one port is shared does another one mean a move.
+                let shared = outbound.source == Source::Shared;
+                if (shared || outbound.remote.ip() != receive.from.ip()) && now_ms >= outbound.moved_ms {
+                    outbound.moved_ms = now_ms.saturating_add(EVENT_MS);
+                    told = Some(Event::PeerMoved { spi, from: receive.from });
+                }
+                if shared {
                     // Only by the newest authenticated packet of this very pair.
                     outbound.remote = receive.from;
-                } else if outbound.remote.ip() != receive.from.ip() && now_ms >= self.moved_ms {
-                    self.moved_ms = now_ms.saturating_add(EVENT_MS);
-                    told = Some(Event::PeerMoved { spi, from: receive.from });
                 }
             }
         }

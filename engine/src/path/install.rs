@@ -19,6 +19,11 @@ impl Path {
             Order::Expect(pair) => self.insert(pair, io),
             Order::InstallInbound(pair) => self.install_inbound(now_ms, pair, io),
             Order::InstallOutbound { spi, outbound } => self.install_outbound(now_ms, spi, outbound, io),
+            Order::Redirect { spi, remote, local, source } => {
+                if let Some(outbound) = self.pairs.get_mut(spi).and_then(|pair| pair.outbound.as_deref_mut()) {
+                    (outbound.remote, outbound.local, outbound.source) = (remote, local, source);
+                }
+            }
             Order::Retire { spi, drain_ms } => self.retire(now_ms, spi, drain_ms, io),
             Order::Policies(policies) => self.replace_policies(policies, io),
         }

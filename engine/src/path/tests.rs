@@ -11,7 +11,7 @@ use zerocopy::little_endian::{U32, U64};
 use super::{Config, Event, Events, Io, Mail, Order, Path, Policies, Receive, Remains};
 use crate::policy::{Lasting, Policy, PolicyTable, Prefix};
 use crate::sa::{Inbound, Outbound, Pair};
-use crate::slots::{Inbox, Outbox};
+use crate::slots::{Envelope, Inbox, Outbox};
 use crate::tally::Tally;
 use crate::tun::model::{Flow, cut_write};
 use crate::tun::vnet::HEADER_BYTES_MAX;
@@ -79,6 +79,8 @@ struct Core {
     inbox: Inbox,
     post: Post,
     told: Told,
+    /// That of the run sent last.
+    envelope: Option<Envelope>,
     now: u64,
 }
 
@@ -94,13 +96,21 @@ impl Core {
     fn new(core: u16, table: &Arc<PolicyTable>) -> Self {
         let config = Config { core, cores: 2, mtu: 1438, vnet_header_bytes: HEADER_BYTES_MAX, uso: true, pairs_max: 64 };
         let path = Path::new(config, Arc::new(Tally::default()));
-        let mut core = Self { path, outbox: Outbox::new(32), inbox: Inbox::new(32), post: Post::default(), told: Told::default(), now: 1 };
+        let mut core = Self {
+            path,
+            outbox: Outbox::new(32),
+            inbox: Inbox::new(32),
+            post: Post::default(),
+            told: Told::default(),
+            envelope: None,
+            now: 1,
+        };
         core.apply(Order::Policies(Box::new(Policies::new(Arc::clone(table)))));
         core
     }
 
     fn with<T>(&mut self, work: impl FnOnce(&mut Path, u64, &mut Io<'_>) -> T) -> T {
-        let Self { path, outbox, inbox, post, told, now } = self;
+        let Self { path, outbox, inbox, post, told, now, .. } = self;
         work(path, *now, &mut Io { outbox, inbox, mail: post, events: told })
     }
 
@@ -127,6 +137,7 @@ impl Core {
     fn sent(&mut self) -> Vec<Run> {
         let mut runs = Vec::new();
         while let Some(slot) = self.outbox.take_ready() {
+            self.envelope = slot.envelope;
             let tos = slot.envelope.expect("a ready run has an envelope").tos;
             runs.push(Run { tos, stride: slot.segment, bytes: slot.data[..slot.len].to_vec() });
             self.with(|path, _, io| path.sent(&slot, None, io));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use penstock_uapi::reply::phase;
-use penstock_uapi::request::{InstallInbound, InstallOutbound, source, switch};
+use penstock_uapi::request::{InstallInbound, InstallOutbound, switch};
 
 use crate::esp::open::Opener;
 use crate::esp::seal::Sealer;
@@ -73,6 +73,8 @@ pub struct Outbound {
     pub local: Option<IpAddr>,
     /// From which socket.
     pub source: Source,
+    /// Another endpoint of the peer is not told before.
+    pub moved_ms: u64,
     /// The outer DSCP; `None` copies the inner one.
     pub dscp: Option<u8>,
     /// Waits for the peer to be heard on the inbound half.
@@ -103,7 +105,8 @@ impl Outbound {
             sealer,
             remote: request.remote.to_socket()?,
             local: request.local.to_socket().map(|local| local.ip()).filter(|ip| !ip.is_unspecified()),
-            source: if request.source == source::SHARED { Source::Shared } else { Source::Own },
+            source: Source::from_request(request.source),
+            moved_ms: 0,
             dscp: (request.dscp < 64).then_some(request.dscp),
             waits: request.switch == switch::ON_INBOUND,
             switch_at_ms: (switch_ms > 0).then(|| now_ms.saturating_add(switch_ms)),

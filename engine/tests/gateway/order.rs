@@ -5,8 +5,8 @@ use std::os::fd::AsFd;
 
 use penstock_uapi::reply::{HandBack, Welcome, phase};
 use penstock_uapi::request::{
-    AttachCore, ExpectSpi, Hello, Inject, InstallInbound, InstallOutbound, Limits, MAGIC, PolicyBegin, PolicyCommit, Retire, Start,
-    feature, source, switch,
+    AttachCore, ExpectSpi, Hello, Inject, InstallInbound, InstallOutbound, Limits, MAGIC, PolicyBegin, PolicyCommit, Redirect, Retire,
+    Start, feature, source, switch,
 };
 use penstock_uapi::{Counter, Endpoint, Kind, Role, Spi, Status, VERSION};
 use zerocopy::little_endian::{U16, U32, U64};
@@ -157,6 +157,23 @@ fn pairs_come_in_their_order_and_keys_only_once() {
         InstallOutbound { source: 2, ..outbound(two, &key()) },
     ] {
         assert_eq!(client.ask(&request).err(), Some(Status::Malformed), "{request:?}");
+    }
+    // What is redirected must be able to send, and to there.
+    let there: std::net::SocketAddr = "127.0.0.1:4500".parse().expect("an address");
+    let to = |spi| Redirect { spi: U32::new(spi), source: 1, reserved: [0; 3], local: Endpoint::NONE, remote: there.into() };
+    client.ask(&to(one)).expect("redirected");
+    let moved = client.state().sas.iter().find(|sa| sa.inbound_spi.get() == one).and_then(|sa| sa.remote.to_socket());
+    assert_eq!(moved, Some(there));
+    let v6: std::net::SocketAddr = "[::1]:0".parse().expect("an address");
+    for (request, expected) in [
+        (to(three), Status::Unknown),
+        (to(two), Status::Order),
+        (to(255), Status::Malformed),
+        (Redirect { remote: Endpoint::NONE, ..to(one) }, Status::Malformed),
+        (Redirect { source: 2, ..to(one) }, Status::Malformed),
+        (Redirect { local: v6.into(), ..to(one) }, Status::Malformed),
+    ] {
+        assert_eq!(client.ask(&request).err(), Some(expected), "{request:?}");
     }
     // A retired pair is gone, but its key is remembered.
     client.ask(&Retire { spi: U32::new(one), drain_ms: U32::ZERO }).expect("retired");

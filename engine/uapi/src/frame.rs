@@ -70,6 +70,8 @@ numbered! {
         ReadState = 13,
         /// [`crate::request::Shutdown`].
         Shutdown = 14,
+        /// [`crate::request::Redirect`].
+        Redirect = 15,
         /// [`crate::reply::Welcome`].
         Welcome = 100,
         /// [`crate::reply::HandBack`], with descriptors.

@@ -38,10 +38,7 @@ pub(crate) fn said(payloads: &Payloads<'_>, came: &Came) -> Said {
         // Who has several addresses may send a hash of each.
         Some(!payloads.notifies.iter().any(|notify| notify.kind == kind && equal(notify.data, &hash)))
     };
-    Said {
-        here: differs(notify::NAT_DETECTION_DESTINATION_IP, came.to),
-        there: differs(notify::NAT_DETECTION_SOURCE_IP, came.from),
-    }
+    Said { here: differs(notify::NAT_DETECTION_DESTINATION_IP, came.to), there: differs(notify::NAT_DETECTION_SOURCE_IP, came.from) }
 }
 
 /// Says to another Penstock what our address is, and what we take the peer's to be.

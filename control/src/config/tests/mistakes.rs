@@ -33,7 +33,7 @@ const CASES: &[Case] = &[
         edits: &[(PSK, "psk_file = \"london.psk\"\nlocal-subnet = []\nfoo = 1")],
         lines: &[
             "penstock.toml:12: peer.london.local-subnet: unknown key; did you mean local_subnets?",
-            "penstock.toml:13: peer.london.foo: unknown key; [peer.london] knows endpoint, local_address, local_subnets, subnets, psk_file, psk_strength, local_id, remote_id, suites, ike_suites, ml_kem, source_port, per_core, window, rekey_child, rekey_ike, pfs, dpd and dpd_action",
+            "penstock.toml:13: peer.london.foo: unknown key; [peer.london] knows endpoint, local_address, local_subnets, subnets, psk_file, psk_strength, local_id, remote_id, suites, ike_suites, ml_kem, source_port, per_core, window, rekey_child, rekey_ike, pfs, nat_keepalive, dpd and dpd_action",
         ],
     },
     Case {

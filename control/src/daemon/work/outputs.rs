@@ -1,16 +1,20 @@
 //! What the state machine wants done: datagrams, installs, words for the log.
 
-use penstock_ike::{Level, Output, When};
+use std::net::SocketAddr;
+
+use penstock_ike::{Level, Nat, Output, When};
 use penstock_uapi::install::{self, Outbound};
-use penstock_uapi::request::Limits;
+use penstock_uapi::request::{Limits, Redirect, source};
 use penstock_uapi::{Endpoint, Spi};
 use tokio::time::Instant;
+use zerocopy::little_endian::U32;
 
 use super::super::install::{Finished, NewInbound, key};
 use super::super::policies::peer_of;
 use super::{Event, LOG_PAUSE, PeerId, Status, Work, specified};
 use crate::config::{Peer, SourcePort};
 use crate::log;
+use crate::socket::ike::IkeSocket;
 
 /// How long the inbound SAs of an earlier control go on receiving once the peer has new ones. Nobody can tell the peer
 /// to delete the old ones, because their IKE SA died with that control. A Penstock stops sending on them about three
@@ -37,12 +41,8 @@ impl Work {
     fn carry_out_one(&mut self, output: Output) {
         match output {
             Output::Send { from, to, message } => {
-                let [v4, v6] = &self.sockets;
-                let socket = if to.is_ipv4() { v4 } else { v6 };
-                if let Some(socket) = socket {
-                    // A refused send is a lost message: it is sent again in time.
-                    let _ = socket.send(&message, specified(from.ip()), to);
-                }
+                // A refused send is a lost message: it is sent again in time.
+                let _ = self.socket(to).map(|socket| socket.send(&message, specified(from.ip()), to));
             }
             Output::Expect { child, peer, spi } => match Spi::new(spi) {
                 Some(spi) => self.installer.expect(child, peer, spi),
@@ -56,23 +56,32 @@ impl Work {
                 self.installer.inbound(child, self.tokens.remove(&child), inbound);
             }
             Output::InstallOutbound { child, peer, spi, keys, when, local, remote, fallback, per_core, nat, inbound_spi: _ } => {
-                let shared = self.peer(peer).is_some_and(|peer| peer.source_port == SourcePort::Shared);
+                let shared_port = self.shares_port(peer, nat);
                 let outbound = Outbound {
                     spi,
                     when: match when {
                         When::Now => install::When::Now,
                         When::OnInbound { or_after_ms } => install::When::OnInbound { or_after_ms },
                     },
-                    shared_port: shared || nat.here || nat.there,
+                    shared_port,
                     fallback,
                     per_core,
                     dscp: None,
-                    local: if local.ip().is_unspecified() { Endpoint::NONE } else { local.into() },
+                    local: endpoint(local),
                     remote: remote.into(),
                     limits: Limits::default(),
                     key: key(&keys),
                 };
                 self.installer.outbound(child, self.tokens.remove(&child), outbound);
+            }
+            Output::Redirect { peer, inbound_spi, local, remote, nat, .. } => {
+                let source = if self.shares_port(peer, nat) { source::SHARED } else { source::OWN };
+                let (spi, local) = (U32::new(inbound_spi), endpoint(local));
+                self.installer.redirect(Redirect { spi, source, reserved: [0; 3], local, remote: remote.into() });
+            }
+            Output::Keepalive { from, to } => {
+                // The next one comes in any case.
+                let _ = self.socket(to).map(|socket| socket.send_keepalive(specified(from.ip()), to));
             }
             Output::Retire { child, inbound_spi, drain_ms, .. } => {
                 self.source.release(inbound_spi);
@@ -94,6 +103,21 @@ impl Work {
                 log::line(level, "ike", &[("peer", &name), ("text", &text)]);
             }
         }
+    }
+
+    /// The socket from which an address is reached.
+    fn socket(&self, to: SocketAddr) -> Option<&IkeSocket> {
+        let [v4, v6] = &self.sockets;
+        if to.is_ipv4() { v4.as_deref() } else { v6.as_deref() }
+    }
+
+    /// Whether all cores send to a peer from the port of IKE: so it is configured, or a NAT in between knows no other.
+    fn shares_port(&mut self, peer: PeerId, nat: Nat) -> bool {
+        let asked = self.peer(peer).is_some_and(|peer| peer.source_port == SourcePort::Shared);
+        let shared = asked || nat.here || nat.there;
+        // Both sides send so then, and further SAs get one entrance.
+        self.source.set_shared(peer, shared);
+        shared
     }
 
     fn peer_up(&mut self, id: PeerId) {
@@ -153,7 +177,8 @@ impl Work {
     /// Something that the engine said.
     pub(super) fn engine_event(&mut self, event: Event) {
         match event {
-            Event::StrayIke { from, to, message } => self.receive_ike(from, to, &message),
+            // The engine knows the address that it came to; its port is the one that all share.
+            Event::StrayIke { from, to, message } => self.receive_ike(from, SocketAddr::new(to.ip(), self.config.site.port), &message),
             Event::Acquire { policy, core, per_core: true } => {
                 let now = self.now();
                 // A refusal has its reason in the state of the peer, and the engine asks again while there is traffic.
@@ -167,8 +192,9 @@ impl Work {
             Event::SaLimit { spi, hard, outbound } => self.used_up(spi, hard, outbound),
             Event::UnknownSpi { spi, from } => self.unknown_spi(spi, from),
             Event::PeerMoved { spi, from } => {
-                let peer = self.source.spis.get(&spi).map(|id| self.name(*id)).unwrap_or_default();
-                log::info("peer-moved", &[("peer", &peer), ("from", &from)]);
+                let (now, peer) = (self.now(), self.source.spis.get(&spi).map(|id| self.name(*id)).unwrap_or_default());
+                log::info("peer-heard-elsewhere", &[("peer", &peer), ("from", &from)]);
+                self.ike.peer_moved(now, spi, from);
             }
             Event::PathMtu { spi, refused } => {
                 let peer = self.source.spis.get(&spi).map(|id| self.name(*id)).unwrap_or_default();
@@ -198,4 +224,9 @@ impl Work {
             log::info("unknown-spi", &[("spi", &format_args!("{spi:08x}")), ("from", &from), ("events", &self.unknown_spis)]);
         }
     }
+}
+
+/// An address of ours for the engine, which takes none for the kernel's choice.
+fn endpoint(local: SocketAddr) -> Endpoint {
+    if local.ip().is_unspecified() { Endpoint::NONE } else { local.into() }
 }

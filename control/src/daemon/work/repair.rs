@@ -1,6 +1,9 @@
-//! Addresses, routes and rules that somebody else took away are put back, within a moment and with one line in the log.
+//! Addresses, routes and rules that somebody else took away are put back, within a moment and with one line in the log. An address
+//! that was not ours is gone for good: IKE SAs that used it go on with another one.
 
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -17,11 +20,14 @@ const GATHER: Duration = Duration::from_millis(100);
 /// After how long it is tried again where it could not be put back.
 const AGAIN: Duration = Duration::from_secs(2);
 
+/// What was put back, and the addresses of this machine then.
+type Looked = Result<(PutBack, Vec<IpNet>), NetlinkError>;
+
 /// The watch over what is ours in the kernel.
 #[derive(Debug)]
 pub(super) struct Repair {
     lost: mpsc::Receiver<()>,
-    task: Option<JoinHandle<Result<PutBack, NetlinkError>>>,
+    task: Option<JoinHandle<Looked>>,
     again: Option<Instant>,
     /// Why it could not be put back, as the log has it.
     told: Option<String>,
@@ -31,7 +37,7 @@ pub(super) struct Repair {
 #[derive(Debug)]
 pub(super) enum Step {
     Look,
-    Looked(Result<PutBack, NetlinkError>),
+    Looked(Looked),
 }
 
 impl Repair {
@@ -77,11 +83,12 @@ impl Work {
                 let (netlink, plan) = (self.netlink.clone(), self.plan.clone());
                 self.repair.task = Some(tokio::task::spawn_local(async move {
                     tokio::time::sleep(GATHER).await;
-                    netlink.put_back(&plan).await
+                    Ok((netlink.put_back(&plan).await?, netlink.addresses().await?))
                 }));
             }
-            Step::Looked(Ok(done)) => {
+            Step::Looked(Ok((done, addresses))) => {
                 self.repair.told = None;
+                self.leave_lost_addresses(&addresses);
                 if done != PutBack::default() {
                     let PutBack { raised, addresses, routes, rules } = done;
                     let fields: [(&str, &dyn std::fmt::Display); 5] = [
@@ -101,6 +108,17 @@ impl Work {
                     log::error("not-put-back", &[("reason", &reason), ("again_every_s", &AGAIN.as_secs())]);
                     self.repair.told = Some(reason);
                 }
+            }
+        }
+    }
+
+    /// IKE SAs do not wait for an address that this machine no longer has.
+    fn leave_lost_addresses(&mut self, addresses: &[IpNet]) {
+        let now = self.now();
+        for used in self.ike.local_addresses() {
+            if !addresses.iter().any(|net| net.addr() == used) {
+                log::warning("address-lost", &[("address", &used)]);
+                self.ike.local_gone(now, used);
             }
         }
     }

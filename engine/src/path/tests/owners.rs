@@ -73,8 +73,43 @@ fn a_moved_peer_is_followed_only_where_the_port_is_shared() {
         let remote = right.path.pairs.get(theirs).and_then(|pair| pair.outbound.as_ref()).expect("installed").remote;
         assert_eq!(remote == "198.51.100.9:1234".parse().expect("an address"), follows, "an older packet from elsewhere moves nothing");
         let moved = Event::PeerMoved { spi: theirs, from: "198.51.100.9:1234".parse().expect("an address") };
-        assert_eq!(right.told.events.contains(&moved), !follows);
+        assert!(right.told.events.contains(&moved), "control is told in either case");
     }
+}
+
+#[test]
+fn a_redirected_pair_sends_between_its_new_endpoints_with_the_same_key() {
+    let (mut left, mut right) = pair();
+    let own = spi(0, 0);
+    let before = left.send(&[Flow::new(false, false).plain(b"x")]);
+    let (remote, local) = ("198.51.100.9:1234".parse().expect("an address"), Some("203.0.113.5".parse().expect("an address")));
+    left.apply(Order::Redirect { spi: own, remote, local, source: crate::slots::Source::Shared });
+    let after = left.send(&[Flow::new(false, false).plain(b"x")]);
+    let envelope = left.envelope.expect("it was sent");
+    assert_eq!((envelope.remote, envelope.local, envelope.source), (remote, local, crate::slots::Source::Shared));
+    right.receive(&[before[0].clone(), after[0].clone()]);
+    assert_eq!(right.counter(Counter::OpenedPackets), 2, "the same key, and its counter goes on");
+    // Of a pair that is not there nothing changes.
+    left.apply(Order::Redirect { spi: spi(0, 77), remote, local, source: crate::slots::Source::Own });
+}
+
+#[test]
+fn a_move_is_told_once_in_a_while_for_each_pair() {
+    let (mut left, mut right) = pair();
+    let theirs = spi(0, 100);
+    right
+        .apply(Order::InstallOutbound { spi: theirs, outbound: outbound(spi(0, 0), theirs, 2, |request| request.source = source::SHARED) });
+    right.now = 1000;
+    for port in 1..=20 {
+        let runs = left.send(&[Flow::new(false, false).plain(b"x")]);
+        right.with(|path, now, io| {
+            path.inbound(now, &receive_from(&format!("198.51.100.9:{port}"), 0, runs[0].stride), &runs[0].bytes, io);
+            path.finish(io);
+        });
+        right.now += 10;
+    }
+    let told = right.told.events.iter().filter(|event| matches!(event, Event::PeerMoved { .. })).count();
+    assert_eq!(told, 2, "20 moves in 200 ms");
 }
 
 #[test]
