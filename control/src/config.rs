@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use crate::psk::Psk;
 
-pub use penstock_ike::DpdAction;
+pub use penstock_ike::{DpdAction, Start};
 pub(crate) use value::parse_duration;
 pub use value::{Endpoint, Identity, IkeSuite, SourcePort, Suite};
 
@@ -101,8 +101,10 @@ pub struct Interface {
 pub struct Peer {
     /// The name of its table.
     pub name: String,
-    /// Where it is reached.
-    pub endpoint: Endpoint,
+    /// Where it is reached; `None`: it comes to us.
+    pub endpoint: Option<Endpoint>,
+    /// When it is tried.
+    pub start: Start,
     /// The address to send from; `None`: the kernel chooses.
     pub local_address: Option<IpAddr>,
     /// Our side of the tunnel: the inner addresses that may talk to this peer.

@@ -56,7 +56,8 @@ fn rank(state: PeerState) -> u8 {
     match state {
         PeerState::Down => 0,
         PeerState::Connecting => 1,
-        PeerState::Up => 2,
+        PeerState::Waiting => 2,
+        PeerState::Up => 3,
     }
 }
 
@@ -130,6 +131,7 @@ fn show_peer(screen: &mut Screen, peer: &Peer, before: Option<(&Peer, Duration)>
     let (tone, word) = match peer.state {
         PeerState::Down => (Tone::Bad, "DOWN"),
         PeerState::Connecting => (Tone::Care, "CONNECTING"),
+        PeerState::Waiting => (Tone::Care, "WAITING"),
         PeerState::Up => (Tone::Good, "UP"),
     };
     screen.toned(tone, word, &format!("  {}  {}  {}", peer.name, endpoint(peer), since(peer)));
@@ -163,6 +165,7 @@ fn show_peer(screen: &mut Screen, peer: &Peer, before: Option<(&Peer, Duration)>
 
 fn endpoint(peer: &Peer) -> String {
     match peer.remote {
+        _ if peer.endpoint.is_empty() => peer.remote.map_or_else(|| "no endpoint".to_owned(), |remote| format!("at {remote}")),
         Some(remote) if remote.to_string() != peer.endpoint => format!("{} (at {remote})", peer.endpoint),
         _ => peer.endpoint.clone(),
     }

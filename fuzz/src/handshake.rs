@@ -89,7 +89,7 @@ impl Site {
             endpoint: Some(there()),
             local: None,
             per_core: true,
-            start: true,
+            start: penstock_ike::Start::Always,
             upkeep: Upkeep::default(),
             dpd: Dpd::default(),
             keepalive_ms: penstock_ike::KEEPALIVE_MS,

@@ -237,8 +237,8 @@ pub struct PeerConfig {
     pub local: Option<IpAddr>,
     /// One child a core where the peer can (RFC 9611).
     pub per_core: bool,
-    /// Try again for ever after a failure or when the peer goes away; the first try is [`crate::Ike::initiate`]'s.
-    pub start: bool,
+    /// When it is tried.
+    pub start: Start,
     /// When its keys are renewed.
     pub upkeep: Upkeep,
     /// How it is found to have vanished.
@@ -249,6 +249,18 @@ pub struct PeerConfig {
 
 /// The time between two keepalives that RFC 3948 section 2.3 proposes.
 pub const KEEPALIVE_MS: u64 = 20_000;
+
+/// When a peer is tried beside [`crate::Ike::initiate`]. It may come by itself in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Start {
+    /// Again and again, after a failure and when it goes away; the first try is [`crate::Ike::initiate`]'s.
+    #[default]
+    Always,
+    /// When a packet wants to go there ([`crate::Ike::acquire`]); after a failure not before a pause that grows.
+    Demand,
+    /// Never.
+    Wait,
+}
 
 /// Dead peer detection (RFC 7296 section 2.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -34,6 +34,8 @@ pub(crate) struct Peer {
     pub(crate) look_at: Option<u64>,
     /// It had vanished, and is not to be tried by time.
     pub(crate) dormant: bool,
+    /// A packet that wants to go there begins nothing before.
+    pub(crate) try_from: u64,
     pub(crate) pause: u64,
     /// A new IKE SA is wanted beside the one that serves.
     pub(crate) replacing: bool,
@@ -52,6 +54,7 @@ impl Peer {
             retry_at: None,
             look_at: None,
             dormant: false,
+            try_from: 0,
             pause,
             replacing: false,
             last_error: None,

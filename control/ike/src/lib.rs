@@ -55,7 +55,7 @@ mod selector;
 pub mod snapshot;
 mod steps;
 
-pub use config::{Config, Dpd, DpdAction, Group, Identity, IkeSuite, KEEPALIVE_MS, PeerConfig, PeerId, Psk, Suite, Upkeep};
+pub use config::{Config, Dpd, DpdAction, Group, Identity, IkeSuite, KEEPALIVE_MS, PeerConfig, PeerId, Psk, Start, Suite, Upkeep};
 pub use output::{ChildId, ChildKeys, Host, Level, Nat, Output, Selectors, When};
 pub use rekey::RekeyRefused;
 pub use selector::MAX as SUBNETS_MAX;
@@ -129,7 +129,7 @@ impl Ike {
         state.look_at = state.look_at.map(|planned| planned.min(look_at));
         if !same && self.of(id).next().is_some() {
             self.shut(now, id, "its configuration has changed");
-            if let Some(state) = self.cx.peers.get_mut(&id).filter(|state| state.config.start && !state.closed) {
+            if let Some(state) = self.cx.peers.get_mut(&id).filter(|state| state.config.start == Start::Always && !state.closed) {
                 state.retry_at = Some(now);
             }
         }
@@ -192,11 +192,15 @@ impl Ike {
         self.on_heard(now, peer, idle_ms.map(|idle| now.saturating_sub(idle)));
     }
 
-    /// A packet wants a tunnel to this peer. Begins if that is what a peer that had vanished waits for ([`DpdAction::Hold`]).
+    /// A packet wants a tunnel to this peer. Begins if that is what the peer waits for ([`Start::Demand`]), or one that had vanished
+    /// ([`DpdAction::Hold`]).
     pub fn acquire(&mut self, now: u64, peer: PeerId, host: &mut dyn Host) {
         self.cx.tick();
-        let waits = |state: &Peer| state.dormant && !state.closed && state.config.dpd.action == DpdAction::Hold;
-        if self.cx.peers.get(&peer).is_some_and(waits) {
+        let waits = |state: &Peer| {
+            let held = state.dormant && state.config.dpd.action == DpdAction::Hold;
+            (held || state.config.start == Start::Demand) && !state.closed && state.try_from <= now
+        };
+        if self.cx.peers.get(&peer).is_some_and(waits) && self.winner(peer).is_none() {
             self.start(now, peer, host);
         }
     }

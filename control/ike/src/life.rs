@@ -1,7 +1,7 @@
 //! The life of IKE SAs beside the messages: start, time, end, and the next try.
 
 use crate::Ike;
-use crate::config::PeerId;
+use crate::config::{PeerId, Start};
 use crate::error::Fault;
 use crate::exchange::{End, create, init};
 use crate::message::{Chain, exchange};
@@ -160,10 +160,16 @@ impl Ike {
         let (last_ms, spread) = (self.cx.config.retry_last_ms, &mut self.cx.jitter);
         let Some(state) = self.cx.peers.get_mut(&peer) else { return };
         // Without an endpoint there is nobody to call: it has to come.
-        if state.config.start && state.config.endpoint.is_some() && !state.closed && !state.dormant && state.retry_at.is_none() {
-            state.retry_at = Some(now.saturating_add(spread.spread(state.pause)));
-            state.pause = state.pause.saturating_mul(2).min(last_ms);
+        if state.config.endpoint.is_none() || state.closed || state.dormant || state.retry_at.is_some() {
+            return;
         }
+        let next = now.saturating_add(spread.spread(state.pause));
+        match state.config.start {
+            Start::Always => state.retry_at = Some(next),
+            Start::Demand => state.try_from = next,
+            Start::Wait => return,
+        }
+        state.pause = state.pause.saturating_mul(2).min(last_ms);
     }
 
     /// Closes an established IKE SA that has lost its last child.

@@ -59,7 +59,7 @@ fn config(local: &str, remote: &str, ours: &str, theirs: &str, endpoint: SocketA
         endpoint: Some(endpoint),
         local: None,
         per_core: true,
-        start: false,
+        start: crate::Start::Wait,
         upkeep: crate::Upkeep::default(),
         dpd: crate::Dpd::default(),
         keepalive_ms: crate::KEEPALIVE_MS,

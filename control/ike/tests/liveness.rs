@@ -5,14 +5,14 @@
 mod lab;
 
 use lab::{EAST, PEER, WEST, World, east_config, west_config};
-use penstock_ike::{Config, Dpd, DpdAction, PeerState};
+use penstock_ike::{Config, Dpd, DpdAction, PeerState, Start};
 
 /// West looks after east; east, with an hour of patience, asks nothing.
 fn watched(seed: u64, within_ms: u64, action: DpdAction) -> World {
     let (mut west, mut east) = (west_config(), east_config());
     west.dpd = Dpd { within_ms, action };
     east.dpd.within_ms = 3_600_000;
-    east.start = false;
+    east.start = Start::Wait;
     let mut world = World::with(seed, Config::default(), Config::default(), west, east);
     world.initiate(WEST, true);
     world.until(5_000, "both up", World::both_up);
@@ -93,7 +93,7 @@ fn a_peer_on_hold_is_tried_when_a_packet_wants_it() {
     world.run(600_000);
     assert_eq!(world.sent.len(), 0, "nobody asks for it");
     let mut east = east_config();
-    east.start = false;
+    east.start = Start::Wait;
     world.restart(EAST, east, false);
     world.sites[EAST].dead = false;
     let site = &mut world.sites[WEST];
@@ -127,4 +127,58 @@ fn a_machine_that_slept_asks_before_it_takes_anybody_for_dead() {
     world.now += 60_000;
     world.run(10_000);
     assert!(world.up(WEST), "{:?}", world.sites[WEST].downs);
+}
+
+/// West begins as configured; east only answers.
+fn starting(start: Start) -> World {
+    let (mut west, mut east) = (west_config(), east_config());
+    (west.start, east.start) = (start, Start::Wait);
+    World::with(21, Config::default(), Config::default(), west, east)
+}
+
+fn acquire(world: &mut World) {
+    let (now, site) = (world.now, &mut world.sites[WEST]);
+    site.ike.acquire(now, PEER, &mut site.source);
+    world.drain(WEST);
+}
+
+#[test]
+fn a_peer_on_demand_is_tried_with_the_first_packet_and_only_once_at_a_time() {
+    let mut world = starting(Start::Demand);
+    world.run(60_000);
+    assert!(world.sent.is_empty(), "nobody wants to go there");
+    acquire(&mut world);
+    acquire(&mut world);
+    world.until(1_000, "both up", World::both_up);
+    acquire(&mut world);
+    world.run(5_000);
+    world.assert_agreed();
+    assert_eq!(world.sites[WEST].ups, 1, "what is up is enough");
+}
+
+#[test]
+fn a_peer_on_demand_that_does_not_answer_gets_a_pause_and_no_try_without_a_packet() {
+    let mut world = starting(Start::Demand);
+    world.sites[EAST].dead = true;
+    acquire(&mut world);
+    world.until(120_000, "it is given up", |world| !world.sites[WEST].downs.is_empty());
+    let sent = world.sent.len();
+    acquire(&mut world);
+    assert_eq!(world.sent.len(), sent, "not at once");
+    world.run(600_000);
+    assert_eq!(world.sent.len(), sent, "not without a packet");
+    world.sites[EAST].dead = false;
+    acquire(&mut world);
+    world.until(1_000, "both up", World::both_up);
+}
+
+#[test]
+fn a_peer_that_has_to_come_is_never_tried() {
+    let mut world = starting(Start::Wait);
+    acquire(&mut world);
+    world.run(60_000);
+    assert!(world.sent.is_empty());
+    // By order it is.
+    world.initiate(WEST, true);
+    world.until(1_000, "both up", World::both_up);
 }

@@ -20,7 +20,7 @@ fn at(text: &str) -> SocketAddr {
 /// West is behind a NAT, asks after four seconds of silence, and reminds its NAT every second.
 fn behind_nat(seed: u64) -> World {
     let (mut west, mut east) = (west_config(), east_config());
-    (east.endpoint, east.start) = (None, false);
+    (east.endpoint, east.start) = (None, penstock_ike::Start::Wait);
     (west.dpd, west.keepalive_ms) = (Dpd { within_ms: 8_000, ..Dpd::default() }, 1_000);
     let mut world = World::with(seed, Config::default(), Config::default(), west, east);
     world.sites[WEST].outside = Some(at(OUTSIDE));
@@ -30,7 +30,7 @@ fn behind_nat(seed: u64) -> World {
 /// No NAT anywhere.
 fn in_the_open(seed: u64) -> World {
     let (west, mut east) = (west_config(), east_config());
-    east.start = false;
+    east.start = penstock_ike::Start::Wait;
     begin(World::with(seed, Config::default(), Config::default(), west, east))
 }
 
@@ -203,7 +203,7 @@ fn a_lost_address_of_this_machine_is_replaced_and_the_peer_follows() {
 #[test]
 fn a_configured_local_address_is_kept_to() {
     let (mut west, mut east) = (west_config(), east_config());
-    (west.local, east.start) = (Some(at("192.0.2.1:0").ip()), false);
+    (west.local, east.start) = (Some(at("192.0.2.1:0").ip()), penstock_ike::Start::Wait);
     let mut world = begin(World::with(13, Config::default(), Config::default(), west, east));
     world.with_ike(WEST, |now, ike| ike.local_gone(now, at("192.0.2.1:0").ip()));
     assert!(world.sites[WEST].redirects.is_empty());

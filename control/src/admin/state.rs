@@ -106,6 +106,8 @@ pub enum PeerState {
     /// Not, and it is not tried either: closed by order, or refused.
     #[default]
     Down,
+    /// Not yet, and it is not tried either: the first packet, or the peer, has to come.
+    Waiting,
     /// Not yet; it is being tried.
     Connecting,
     /// Packets pass.

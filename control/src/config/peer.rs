@@ -9,11 +9,12 @@ use super::cross::Meeting;
 use super::local::{parse_local_address, parse_name};
 use super::section::{Key, Section, list};
 use super::value::{Endpoint, Fault, Identity, IkeSuite, SourcePort, Suite, parse_duration, parse_prefix};
-use super::{DpdAction, Finding, Interface, PORT, Peer, Site};
+use super::{DpdAction, Finding, Interface, PORT, Peer, Site, Start};
 use crate::psk;
 
 pub(super) const KEYS: &[Key] = &[
     ("endpoint", "endpoint = \"203.0.113.7\""),
+    ("start", "start = \"always\""),
     ("local_address", "local_address = \"198.51.100.7\""),
     ("local_subnets", "local_subnets = [\"10.43.43.0/24\"]"),
     ("subnets", "subnets = [\"10.43.100.0/24\"]"),
@@ -73,8 +74,12 @@ pub(super) fn peer(
     if let Err((problem, remedy)) = parse_name(section.name, "peer") {
         findings.push(section.place.finding(problem, remedy));
     }
+    let start = section.parsed("start", parse_start, findings).unwrap_or_default();
     for key in ["endpoint", "subnets", "psk_file"] {
-        section.require(key, findings);
+        // Who only waits need not know where the peer is.
+        if key != "endpoint" || start != Start::Wait {
+            section.require(key, findings);
+        }
     }
     let endpoint = section.parsed("endpoint", parse_endpoint, findings);
     let local_address = local_address(section, endpoint.as_ref(), here.site, findings);
@@ -98,7 +103,7 @@ pub(super) fn peer(
     let pfs = section.boolean("pfs", findings).unwrap_or(false);
     let nat_keepalive = section.parsed("nat_keepalive", |text| parse_duration(text, NAT_KEEPALIVE_MAX), findings).unwrap_or(NAT_KEEPALIVE);
     let dpd = section.parsed("dpd", |text| parse_duration(text, DPD_MAX), findings).unwrap_or(DPD);
-    let dpd_action = section.parsed("dpd_action", parse_dpd_action, findings).unwrap_or_default();
+    let dpd_action = dpd_action(section, start, findings);
     let meeting = Meeting {
         name: section.name.to_owned(),
         endpoint: endpoint.as_ref().and_then(Endpoint::address),
@@ -109,10 +114,11 @@ pub(super) fn peer(
     };
     let clean = findings.len() == before;
     // A value that is missing here without a finding hangs on `[site]` or `[interface]`, which had one.
-    let whole = endpoint.zip(psk).zip(local_id.zip(remote_id)).filter(|_| clean);
-    let peer = whole.map(|((endpoint, (psk, psk_weak)), (local_id, remote_id))| Peer {
+    let whole = psk.zip(local_id.zip(remote_id)).filter(|_| clean);
+    let peer = whole.map(|((psk, psk_weak), (local_id, remote_id))| Peer {
         name: section.name.to_owned(),
         endpoint,
+        start,
         local_address,
         local_subnets,
         subnets: subnets.into_iter().map(|(net, _)| net).collect(),
@@ -277,6 +283,30 @@ fn parse_ike_suite(text: &str) -> Result<IkeSuite, Fault> {
     let names = || list(IkeSuite::ALL.iter().map(|suite| suite.name()));
     let known = IkeSuite::ALL.into_iter().find(|suite| suite.name() == text);
     known.ok_or_else(|| (format!("\"{text}\" is no suite for IKE"), format!("there are {}", names())))
+}
+
+fn parse_start(text: &str) -> Result<Start, Fault> {
+    match text {
+        "always" => Ok(Start::Always),
+        "demand" => Ok(Start::Demand),
+        "wait" => Ok(Start::Wait),
+        _ => Err((format!("\"{text}\" is no way to start"), "there are always, demand and wait".into())),
+    }
+}
+
+/// What happens once the peer has vanished; unless it is said, what its `start` calls for.
+fn dpd_action(section: &Section<'_>, start: Start, findings: &mut Vec<Finding>) -> DpdAction {
+    let (fitting, word) = match start {
+        Start::Always => return section.parsed("dpd_action", parse_dpd_action, findings).unwrap_or_default(),
+        Start::Demand => (DpdAction::Hold, "demand"),
+        Start::Wait => (DpdAction::Clear, "wait"),
+    };
+    let said = section.parsed("dpd_action", parse_dpd_action, findings);
+    if said == Some(DpdAction::Restart) || (said, start) == (Some(DpdAction::Hold), Start::Wait) {
+        let problem = format!("it would be tried again, which start = \"{word}\" rules out");
+        findings.push(section.place_of("dpd_action").finding(problem, "leave it out, or write \"clear\""));
+    }
+    said.unwrap_or(fitting)
 }
 
 fn parse_dpd_action(text: &str) -> Result<DpdAction, Fault> {

@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use super::{Config, DpdAction, Identity, IkeSuite, SourcePort, Suite};
+use super::{Config, DpdAction, Identity, IkeSuite, SourcePort, Start, Suite};
 
 mod mistakes;
 
@@ -76,7 +76,7 @@ fn four_lines_suffice_for_a_peer_and_the_rest_has_defaults() {
     assert_eq!((config.interface.name.as_str(), config.interface.mtu), ("pen0", None));
     assert_eq!(config.interface.address, ["192.168.192.1/30".parse().expect("a prefix")]);
     let [peer] = config.peers.as_slice() else { panic!("one peer") };
-    assert_eq!((peer.name.as_str(), peer.endpoint.to_string().as_str()), ("london", "203.0.113.7:4500"));
+    assert_eq!((peer.name.as_str(), peer.endpoint.as_ref().map(ToString::to_string)), ("london", Some("203.0.113.7:4500".to_owned())));
     assert_eq!(peer.local_subnets, ["10.43.43.0/24".parse().expect("a prefix")]);
     assert_eq!(peer.subnets, ["10.43.100.0/24".parse().expect("a prefix")]);
     assert_eq!((peer.psk.as_bytes().len(), &peer.psk_weak), (32, &None));
@@ -87,6 +87,7 @@ fn four_lines_suffice_for_a_peer_and_the_rest_has_defaults() {
     assert_eq!((peer.source_port, peer.per_core, peer.window), (SourcePort::Own, true, 16_384));
     assert_eq!((peer.rekey_child.as_secs(), peer.rekey_ike.as_secs(), peer.pfs), (3600, 14_400, false));
     assert_eq!((peer.dpd.as_secs(), peer.dpd_action), (30, DpdAction::Restart));
+    assert_eq!((peer.start, peer.nat_keepalive.as_secs()), (Start::Always, 20));
     assert_eq!(place.relative(&peer.endpoint_place.to_string()), "penstock.toml:8: peer.london.endpoint");
     assert_eq!(place.relative(&config.site.port_place.to_string()), "penstock.toml:1: site");
     assert_eq!((config.warnings, config.notes), (vec![], vec![]));
@@ -114,8 +115,9 @@ window = 1_024
 rekey_child = "45m"
 rekey_ike = "24h"
 pfs = true
+start = "demand"
+nat_keepalive = "30s"
 dpd = "5s"
-dpd_action = "hold"
 "#;
     place.write("penstock.toml", text.as_bytes(), 0o644);
     let config = Config::load(&place.main()).expect("a good configuration");
@@ -126,7 +128,7 @@ dpd_action = "hold"
     assert_eq!(place.relative(&config.site.cores_place.to_string()), "penstock.toml:2: site.cpus");
     assert_eq!((config.interface.name.as_str(), config.interface.mtu), ("pen-1", Some(1280)));
     let [peer] = config.peers.as_slice() else { panic!("one peer") };
-    assert_eq!((peer.endpoint.host.as_str(), peer.endpoint.port), ("2001:db8::1", 4502));
+    assert_eq!(peer.endpoint.as_ref().map(|endpoint| (endpoint.host.as_str(), endpoint.port)).expect("an endpoint"), ("2001:db8::1", 4502));
     assert_eq!(peer.local_address, Some("2001:db8::7".parse().expect("an address")));
     let prefixes = |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     assert_eq!(prefixes(&peer.subnets), "0.0.0.0/0 2001:db8:2::/48 10.9.8.7/32");
@@ -137,7 +139,8 @@ dpd_action = "hold"
     assert_eq!((peer.suites.as_slice(), peer.source_port), ([Suite::Aes128Gcm].as_slice(), SourcePort::Shared));
     assert_eq!((peer.per_core, peer.window), (false, 1024));
     assert_eq!((peer.rekey_child.as_secs(), peer.rekey_ike.as_secs(), peer.pfs), (2700, 86_400, true));
-    assert_eq!((peer.dpd.as_secs(), peer.dpd_action), (5, DpdAction::Hold));
+    assert_eq!((peer.dpd.as_secs(), peer.dpd_action), (5, DpdAction::Hold), "what is tried on demand is held");
+    assert_eq!((peer.start, peer.nat_keepalive.as_secs()), (Start::Demand, 30));
 }
 
 #[test]

@@ -93,6 +93,7 @@ fn peer_keys((old, running): (&Peer, View<'_>), (new, wanted): (&Peer, View<'_>)
     let Peer {
         name: _,
         endpoint,
+        start,
         local_address,
         local_subnets,
         subnets,
@@ -123,6 +124,7 @@ fn peer_keys((old, running): (&Peer, View<'_>), (new, wanted): (&Peer, View<'_>)
     let same_subnets = *local_subnets == old.local_subnets && *subnets == old.subnets;
     vec![
         ("endpoint", *endpoint != old.endpoint, Cost::Tunnel),
+        ("start", *start != old.start, Cost::Nothing),
         ("local_address", *local_address != old.local_address, Cost::Tunnel),
         ("local_subnets", *local_subnets != old.local_subnets, Cost::Tunnel),
         ("subnets", *subnets != old.subnets, Cost::Tunnel),

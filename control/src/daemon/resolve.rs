@@ -1,14 +1,14 @@
 //! Endpoints by name: looked up one task a peer, again and again until there is an answer, so that one name that
 //! does not resolve blocks nobody.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use penstock_ike::PeerId;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use crate::config::Peer;
+use crate::config::{Endpoint, Peer};
 use crate::log;
 
 /// The pause after a failed look-up, at first and at most.
@@ -20,13 +20,13 @@ pub(super) type Resolved = (PeerId, SocketAddr);
 
 /// The endpoint if it needs no name server.
 pub(super) fn literal(peer: &Peer) -> Option<SocketAddr> {
-    let ip: IpAddr = peer.endpoint.host.parse().ok()?;
-    Some(SocketAddr::new(ip, peer.endpoint.port))
+    let endpoint = peer.endpoint.as_ref()?;
+    Some(SocketAddr::new(endpoint.address()?, endpoint.port))
 }
 
 /// Looks a name up until it is found, or aborted; sends the answer once.
-pub(super) fn spawn(peer: &Peer, id: PeerId, found: mpsc::Sender<Resolved>) -> AbortHandle {
-    let (name, host, port, place) = (peer.name.clone(), peer.endpoint.host.clone(), peer.endpoint.port, peer.endpoint_place.clone());
+pub(super) fn spawn(peer: &Peer, endpoint: &Endpoint, id: PeerId, found: mpsc::Sender<Resolved>) -> AbortHandle {
+    let (name, host, port, place) = (peer.name.clone(), endpoint.host.clone(), endpoint.port, peer.endpoint_place.clone());
     let wants_v4 = peer.local_address.map(|ip| ip.is_ipv4());
     let task = tokio::task::spawn_local(async move {
         let mut pause = PAUSE_FIRST;

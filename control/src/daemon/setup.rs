@@ -129,7 +129,7 @@ async fn find(path: &Path) -> Result<Option<Found>, Stop> {
 /// sends, because the way back to it, for packets without our mark, leads into the tunnel.
 fn warn_of_strict_filter(config: &Config) {
     let covers = |peer: &&crate::config::Peer| {
-        let endpoint: Option<IpAddr> = peer.endpoint.host.parse().ok();
+        let endpoint = peer.endpoint.as_ref().and_then(crate::config::Endpoint::address);
         endpoint.is_some_and(|ip| peer.subnets.iter().any(|subnet| subnet.contains(&ip)))
     };
     let Some(peer) = config.peers.iter().find(covers) else { return };

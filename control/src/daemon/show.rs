@@ -9,7 +9,7 @@ use penstock_uapi::reply::{PolicyState, SaState, phase};
 use super::policies::peer_of;
 use super::work::Status;
 use crate::admin::{self, State};
-use crate::config::{Config, Peer};
+use crate::config::{Config, Peer, Start};
 use crate::engine;
 
 /// What the daemon knows without asking the engine.
@@ -82,12 +82,14 @@ impl<'a> Index<'a> {
 fn peer(configured: &Peer, id: PeerId, known: &Known, all: &Index<'_>) -> admin::Peer {
     let subnets = |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect();
     let snapshot = all.snapshots.get(&id).copied();
+    let up = snapshot.filter(|snapshot| snapshot.state == PeerState::Up).and_then(|snapshot| snapshot.ike.first());
     let status = known.statuses.get(&id);
     let sas = all.sas.get(&id).map(Vec::as_slice).unwrap_or_default();
     let mut peer = admin::Peer {
         name: configured.name.clone(),
-        endpoint: configured.endpoint.to_string(),
-        remote: known.endpoints.get(&id).copied(),
+        endpoint: configured.endpoint.as_ref().map(ToString::to_string).unwrap_or_default(),
+        // Where it is now, which is where it was looked for unless it has moved.
+        remote: up.map(|ike| ike.remote).or_else(|| known.endpoints.get(&id).copied()),
         local_id: configured.local_id.to_string(),
         remote_id: configured.remote_id.to_string(),
         local_subnets: subnets(&configured.local_subnets),
@@ -105,6 +107,8 @@ fn peer(configured: &Peer, id: PeerId, known: &Known, all: &Index<'_>) -> admin:
         Some(PeerState::Up) => admin::PeerState::Up,
         // Adopted SAs carry packets while the new IKE SA is under way.
         _ if carries => admin::PeerState::Up,
+        // Nobody tries it: a packet, or the peer itself, has to come first.
+        Some(PeerState::Down) if configured.start != Start::Always => admin::PeerState::Waiting,
         _ => admin::PeerState::Connecting,
     };
     if let Some(totals) = all.policies.get(&id.0) {
@@ -116,9 +120,13 @@ fn peer(configured: &Peer, id: PeerId, known: &Known, all: &Index<'_>) -> admin:
     if peer.state != admin::PeerState::Up && peer.reason.is_none() {
         peer.reason = status.and_then(|status| status.reason.clone());
     }
-    if peer.state == admin::PeerState::Connecting && peer.remote.is_none() {
-        peer.reason = Some(format!("the name {} does not resolve", configured.endpoint.host));
+    if let Some(name) = configured.endpoint.as_ref().filter(|_| peer.state == admin::PeerState::Connecting && peer.remote.is_none()) {
+        peer.reason = Some(format!("the name {} does not resolve", name.host));
         peer.remedy = Some("check it with `getent hosts`, or write the address".into());
+    }
+    if peer.state == admin::PeerState::Waiting {
+        let waits = if configured.start == Start::Demand { "waits for the first packet to it" } else { "waits for it to come" };
+        peer.reason = Some(peer.reason.map_or_else(|| waits.into(), |reason| format!("{waits}; before, {reason}")));
     }
     peer
 }

@@ -75,7 +75,7 @@ pub(super) fn mtu(config: &Config, paths: &[(IpAddr, Option<u32>)]) -> u16 {
 
 /// The peers' endpoints that are addresses and need no name server.
 pub(super) fn literal_endpoints(config: &Config) -> Vec<IpAddr> {
-    config.peers.iter().filter_map(|peer| peer.endpoint.host.parse().ok()).collect()
+    config.peers.iter().filter_map(|peer| peer.endpoint.as_ref()?.address()).collect()
 }
 
 /// The kernel's tables as they are to be. `here` are the addresses of this machine.
@@ -148,7 +148,7 @@ pub(super) fn ike_peer(peer: &Peer, id: PeerId, offered: Vec<IpNet>, endpoint: O
         endpoint,
         local: peer.local_address,
         per_core: peer.per_core,
-        start: true,
+        start: peer.start,
         upkeep: penstock_ike::Upkeep { rekey_child_ms: millis(peer.rekey_child), rekey_ike_ms: millis(peer.rekey_ike), pfs: peer.pfs },
         keepalive_ms: millis(peer.nat_keepalive),
         dpd: penstock_ike::Dpd { within_ms: millis(peer.dpd), action: peer.dpd_action },

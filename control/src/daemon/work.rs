@@ -23,7 +23,7 @@ use super::policies::{Policies, is_first, peer_of};
 use super::resolve::Resolved;
 use super::setup::{Engine, Ready};
 use super::{Stop, admin, resolve, site};
-use crate::config::{Config, SourcePort};
+use crate::config::{Config, SourcePort, Start};
 use crate::engine::{Event, PolicyOrder};
 use crate::launcher::Options;
 use crate::log;
@@ -110,6 +110,8 @@ pub(super) struct Work {
     tokens: HashMap<ChildId, Token>,
     /// SAs of an earlier control, to be retired once their peer has new ones.
     inherited: HashMap<PeerId, Vec<u32>>,
+    /// Where an earlier control's engine sent to: where peers without an endpoint are found again.
+    last_seen: HashMap<PeerId, SocketAddr>,
     unknown_spis: u64,
     unknown_logged: Option<Instant>,
     /// Peers of which the engine is asked when they were heard.
@@ -186,7 +188,9 @@ impl Work {
         let policies = Rc::new(policies);
 
         let mut inherited: HashMap<PeerId, Vec<u32>> = HashMap::new();
+        let mut last_seen: HashMap<PeerId, SocketAddr> = HashMap::new();
         for sa in running.sas.iter().filter(|sa| ids.contains(&peer_of(sa.policy.get()))) {
+            last_seen.extend(sa.remote.to_socket().map(|remote| (peer_of(sa.policy.get()), remote)));
             let of_peer = inherited.entry(peer_of(sa.policy.get())).or_default();
             if sa.phase != phase::DRAINING {
                 of_peer.push(sa.inbound_spi.get());
@@ -233,6 +237,7 @@ impl Work {
             statuses: HashMap::new(),
             tokens: HashMap::new(),
             inherited,
+            last_seen,
             unknown_spis: 0,
             unknown_logged: None,
             listening: Listening::default(),
@@ -276,8 +281,8 @@ impl Work {
     /// Looks up the name of a peer, if it has one and that is not under way.
     fn look_up(&mut self, id: PeerId) {
         let Some(peer) = self.peer(id).filter(|peer| resolve::literal(peer).is_none()).cloned() else { return };
-        let resolver = &self.resolver;
-        self.resolving.entry(id).or_insert_with(|| resolve::spawn(&peer, id, resolver.clone()));
+        let (Some(endpoint), resolver) = (&peer.endpoint, &self.resolver) else { return };
+        self.resolving.entry(id).or_insert_with(|| resolve::spawn(&peer, endpoint, id, resolver.clone()));
     }
 
     /// Nobody wants to know any more what the name of a peer leads to.
@@ -311,7 +316,9 @@ impl Work {
             self.endpoints.insert(id, endpoint);
             // An adopted engine still holds SAs that the peer must not drop at once.
             let first_contact = !self.inherited.contains_key(&id);
-            if !self.ike.is_closed(id) {
+            // What an adopted engine holds is to be had by the new IKE SA, whoever waits for whom.
+            let wanted = peer.start == Start::Always || !first_contact;
+            if wanted && !self.ike.is_closed(id) {
                 self.ike.initiate(now, id, first_contact, &mut self.source);
             }
         }

@@ -13,6 +13,10 @@ pub fn remedy(peer: &Peer) -> Option<String> {
     if peer.state == PeerState::Down {
         return Some(format!("penstock up {}", peer.name));
     }
+    if peer.state == PeerState::Waiting {
+        let comes = || "does its penstockd run, and does UDP from there reach us? a firewall between?".to_owned();
+        return Some(if peer.endpoint.is_empty() { comes() } else { format!("penstock up {} tries at once", peer.name) });
+    }
     let reason = peer.reason.as_deref().unwrap_or_default();
     let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
     Some(if says(&["does not answer", "no answer"]) {

@@ -149,7 +149,7 @@ pub fn peer_config(name: &str, us: &str, them: &str, ours: &str, theirs: &str, e
         endpoint: Some(endpoint),
         local: None,
         per_core: true,
-        start: true,
+        start: penstock_ike::Start::Always,
         upkeep: Upkeep::default(),
         dpd: Dpd::default(),
         keepalive_ms: penstock_ike::KEEPALIVE_MS,

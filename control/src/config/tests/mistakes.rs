@@ -33,7 +33,7 @@ const CASES: &[Case] = &[
         edits: &[(PSK, "psk_file = \"london.psk\"\nlocal-subnet = []\nfoo = 1")],
         lines: &[
             "penstock.toml:12: peer.london.local-subnet: unknown key; did you mean local_subnets?",
-            "penstock.toml:13: peer.london.foo: unknown key; [peer.london] knows endpoint, local_address, local_subnets, subnets, psk_file, psk_strength, local_id, remote_id, suites, ike_suites, ml_kem, source_port, per_core, window, rekey_child, rekey_ike, pfs, nat_keepalive, dpd and dpd_action",
+            "penstock.toml:13: peer.london.foo: unknown key; [peer.london] knows endpoint, start, local_address, local_subnets, subnets, psk_file, psk_strength, local_id, remote_id, suites, ike_suites, ml_kem, source_port, per_core, window, rekey_child, rekey_ike, pfs, nat_keepalive, dpd and dpd_action",
         ],
     },
     Case {
@@ -189,6 +189,26 @@ const CASES: &[Case] = &[
         lines: &[
             "penstock.toml:12: peer.london.dpd: 0s is out of range; write a time from 1s to 3600s",
             "penstock.toml:13: peer.london.dpd_action: \"trap\" is no action; there are restart, hold and clear",
+        ],
+    },
+    // Who is not tried by itself is not restarted either; who is, needs an endpoint.
+    Case {
+        edits: &[(PSK, "psk_file = \"london.psk\"\nstart = \"demand\"\ndpd_action = \"restart\"")],
+        lines: &[
+            "penstock.toml:13: peer.london.dpd_action: it would be tried again, which start = \"demand\" rules out; leave it out, or write \"clear\"",
+        ],
+    },
+    Case {
+        edits: &[(ENDPOINT, "start = \"wait\""), (PSK, "psk_file = \"london.psk\"\ndpd_action = \"hold\"")],
+        lines: &[
+            "penstock.toml:12: peer.london.dpd_action: it would be tried again, which start = \"wait\" rules out; leave it out, or write \"clear\"",
+        ],
+    },
+    Case {
+        edits: &[(ENDPOINT, "start = \"later\"")],
+        lines: &[
+            "penstock.toml:7: peer.london.endpoint: missing; add under [peer.london]: endpoint = \"203.0.113.7\"",
+            "penstock.toml:8: peer.london.start: \"later\" is no way to start; there are always, demand and wait",
         ],
     },
     Case {

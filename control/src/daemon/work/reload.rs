@@ -314,7 +314,8 @@ impl Work {
     pub(super) fn add_peer(&mut self, id: PeerId, peer: &Peer) {
         self.statuses.insert(id, Status { since: Instant::now(), up: false, attempts: 0, reason: None });
         // One with a name may come to us before that is known.
-        self.begin_peer(id, resolve::literal(peer));
+        let last_seen = self.last_seen.remove(&id).filter(|_| peer.endpoint.is_none());
+        self.begin_peer(id, resolve::literal(peer).or(last_seen));
         self.look_up(id);
     }
 
