@@ -152,11 +152,17 @@ fn show_peer(screen: &mut Screen, peer: &Peer, before: Option<(&Peer, Duration)>
     if let Some(ike) = &peer.ike {
         let who = if ike.initiated { "by us" } else { "by the peer" };
         screen.line(&format!(
-            "  IKE   {}/{}  {}  started {who}, {} ago",
+            "  IKE   {}/{}  {}  started {who}, {} ago{}",
             ike.initiator_spi,
             ike.responder_spi,
             ike.proposal,
-            age(ike.age_ms)
+            age(ike.age_ms),
+            match (ike.nat_here, ike.nat_there) {
+                (false, false) => "",
+                (true, false) => ", we are behind a NAT",
+                (false, true) => ", it is behind a NAT",
+                (true, true) => ", both are behind a NAT",
+            }
         ));
     }
     show_sas(screen, &peer.sas);

@@ -6,5 +6,7 @@ pub mod esp;
 pub mod keys;
 pub mod mixed;
 pub mod nat;
+pub mod natted;
 pub mod strongswan;
 mod sys;
+pub mod trickle;

@@ -45,6 +45,16 @@ impl Nat {
         Ok(())
     }
 
+    /// The NAT forgets everything, as one that is started again does. What next comes from inside gets another port.
+    ///
+    /// # Errors
+    /// If `conntrack` is missing or refuses.
+    pub fn forget(&self) -> Result<()> {
+        let output = self.namespace.command("conntrack").arg("-F").output().context("conntrack cannot be run (package conntrack)")?;
+        ensure!(output.status.success(), "conntrack: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
     /// How long the NAT remembers a UDP mapping that only one side, or that both sides have used.
     ///
     /// # Errors

@@ -189,6 +189,12 @@ pub struct Ike {
     pub proposal: String,
     /// Milliseconds since it was established.
     pub age_ms: u64,
+    /// A NAT stands in front of us.
+    #[serde(default)]
+    pub nat_here: bool,
+    /// A NAT stands in front of the peer.
+    #[serde(default)]
+    pub nat_there: bool,
 }
 
 /// An SA pair.

@@ -82,14 +82,12 @@ impl<'a> Index<'a> {
 fn peer(configured: &Peer, id: PeerId, known: &Known, all: &Index<'_>) -> admin::Peer {
     let subnets = |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect();
     let snapshot = all.snapshots.get(&id).copied();
-    let up = snapshot.filter(|snapshot| snapshot.state == PeerState::Up).and_then(|snapshot| snapshot.ike.first());
     let status = known.statuses.get(&id);
     let sas = all.sas.get(&id).map(Vec::as_slice).unwrap_or_default();
     let mut peer = admin::Peer {
         name: configured.name.clone(),
         endpoint: configured.endpoint.as_ref().map(ToString::to_string).unwrap_or_default(),
-        // Where it is now, which is where it was looked for unless it has moved.
-        remote: up.map(|ike| ike.remote).or_else(|| known.endpoints.get(&id).copied()),
+        remote: known.endpoints.get(&id).copied(),
         local_id: configured.local_id.to_string(),
         remote_id: configured.remote_id.to_string(),
         local_subnets: subnets(&configured.local_subnets),
@@ -138,8 +136,15 @@ fn describe_ike(peer: &mut admin::Peer, snapshot: &PeerSnapshot) {
         let (initiator_spi, responder_spi) = if ike.initiator { (local, remote) } else { (remote, local) };
         peer.local = Some(ike.local);
         peer.remote = Some(ike.remote);
-        peer.ike =
-            Some(admin::Ike { initiator_spi, responder_spi, initiated: ike.initiator, proposal: ike.suite.clone(), age_ms: ike.age_ms });
+        peer.ike = Some(admin::Ike {
+            initiator_spi,
+            responder_spi,
+            initiated: ike.initiator,
+            proposal: ike.suite.clone(),
+            age_ms: ike.age_ms,
+            nat_here: ike.nat.here,
+            nat_there: ike.nat.there,
+        });
     }
     if peer.state == admin::PeerState::Up {
         return;

@@ -67,6 +67,8 @@ pub(crate) fn state() -> State {
                     initiated: true,
                     proposal: "aes256-gcm, x25519".into(),
                     age_ms: 184_100,
+                    nat_here: false,
+                    nat_there: true,
                 }),
                 sas: vec![sa(1, "expected"), sa(0, "active")],
                 ..Peer::default()
@@ -108,7 +110,7 @@ UP  berlin  vpn.example.net:4500 (at 198.51.100.9:4500)  for 3 min 4 s
   net   10.43.43.0/24 <-> 10.44.0.0/16, 10.45.0.0/16
   out   1.5 MB in 1,234 packets
   in    420 B in 5 packets  last 40 ms ago
-  IKE   0102030405060708/1112131415161718  aes256-gcm, x25519  started by us, 3 min 4 s ago
+  IKE   0102030405060708/1112131415161718  aes256-gcm, x25519  started by us, 3 min 4 s ago, it is behind a NAT
   core  SPI in    SPI out   suite       ESN  phase             age        out     in     port
   0     1a2b3c00  deadbe00  aes256-gcm  yes  active, fallback  3 min 4 s  9.0 kB  900 B  own
   1     1a2b3c01  -         -           yes  expected          3 min 4 s  9.0 kB  900 B  own
@@ -221,7 +223,7 @@ fn the_json_is_stable() {
         "attempts endpoint idle_ms ike inbound local_id local_subnets name outbound remote remote_id sas since_ms state subnets"
     );
     assert_eq!(json["peers"][1]["state"], "connecting");
-    assert_eq!(keys(&json["peers"][0]["ike"]), "age_ms initiated initiator_spi proposal responder_spi");
+    assert_eq!(keys(&json["peers"][0]["ike"]), "age_ms initiated initiator_spi nat_here nat_there proposal responder_spi");
     assert_eq!(
         keys(&json["peers"][0]["sas"][0]),
         "age_ms core esn fallback inbound inbound_spi outbound outbound_spi phase source_port suite"

@@ -4,9 +4,10 @@
 use std::process::{Command, ExitCode};
 
 /// Programs and plugins that the tests need, by file name, and the Debian package that brings each.
-const NEEDED: [(&str, &str); 7] = [
+const NEEDED: [(&str, &str); 8] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
+    ("conntrack", "conntrack"),
     ("swanctl", "strongswan-swanctl"),
     ("charon", "strongswan-charon"),
     ("libstrongswan-kernel-libipsec.so", "libcharon-extra-plugins"),
