@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Work;
@@ -20,14 +20,11 @@ const GATHER: Duration = Duration::from_millis(100);
 /// After how long it is tried again where it could not be put back.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// What was put back, and the addresses of this machine then.
-type Looked = Result<(PutBack, Vec<IpNet>), NetlinkError>;
-
 /// The watch over what is ours in the kernel.
 #[derive(Debug)]
 pub(super) struct Repair {
     lost: mpsc::Receiver<()>,
-    task: Option<JoinHandle<Looked>>,
+    tasks: JoinSet<Step>,
     again: Option<Instant>,
     /// Why it could not be put back, as the log has it.
     told: Option<String>,
@@ -37,21 +34,20 @@ pub(super) struct Repair {
 #[derive(Debug)]
 pub(super) enum Step {
     Look,
-    Looked(Looked),
+    Looked(Result<PutBack, NetlinkError>),
+    Addresses(Vec<IpNet>),
 }
 
 impl Repair {
     pub(super) fn new(lost: mpsc::Receiver<()>) -> Self {
-        Self { lost, task: None, again: None, told: None }
+        Self { lost, tasks: JoinSet::new(), again: None, told: None }
     }
 
     /// Waits until something may be missing, or has been put back.
     pub(super) async fn step(&mut self) -> Step {
-        if let Some(task) = &mut self.task {
-            let done = task.await;
-            self.task = None;
+        if let Some(done) = self.tasks.join_next().await {
             // A task that was aborted has left the rest to another.
-            return done.map_or(Step::Look, Step::Looked);
+            return done.unwrap_or(Step::Look);
         }
         match self.again {
             Some(at) => tokio::time::sleep_until(at).await,
@@ -66,8 +62,8 @@ impl Repair {
 
     /// Lets a changed configuration come first.
     pub(super) fn pause(&mut self) {
-        if let Some(task) = self.task.take() {
-            task.abort();
+        if !self.tasks.is_empty() {
+            self.tasks = JoinSet::new();
             self.again = Some(Instant::now() + AGAIN);
         }
     }
@@ -81,14 +77,17 @@ impl Work {
             Step::Look => {
                 self.repair.again = None;
                 let (netlink, plan) = (self.netlink.clone(), self.plan.clone());
-                self.repair.task = Some(tokio::task::spawn_local(async move {
+                let reader = self.netlink.clone();
+                // What the machine has lost is no use to an IKE SA for another moment. An unanswered question is asked again with the next loss.
+                self.repair.tasks.spawn_local(async move { Step::Addresses(reader.addresses().await.unwrap_or_default()) });
+                self.repair.tasks.spawn_local(async move {
                     tokio::time::sleep(GATHER).await;
-                    Ok((netlink.put_back(&plan).await?, netlink.addresses().await?))
-                }));
+                    Step::Looked(netlink.put_back(&plan).await)
+                });
             }
-            Step::Looked(Ok((done, addresses))) => {
+            Step::Addresses(addresses) => self.leave_lost_addresses(&addresses),
+            Step::Looked(Ok(done)) => {
                 self.repair.told = None;
-                self.leave_lost_addresses(&addresses);
                 if done != PutBack::default() {
                     let PutBack { raised, addresses, routes, rules } = done;
                     let fields: [(&str, &dyn std::fmt::Display); 5] = [
@@ -115,6 +114,10 @@ impl Work {
     /// IKE SAs do not wait for an address that this machine no longer has.
     fn leave_lost_addresses(&mut self, addresses: &[IpNet]) {
         let now = self.now();
+        // No machine is without any: then the kernel has not answered.
+        if addresses.is_empty() {
+            return;
+        }
         for used in self.ike.local_addresses() {
             if !addresses.iter().any(|net| net.addr() == used) {
                 log::warning("address-lost", &[("address", &used)]);
