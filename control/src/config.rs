@@ -61,6 +61,8 @@ pub struct Site {
     pub name: String,
     /// The UDP port of IKE and ESP.
     pub port: u16,
+    /// Whether port 500 is listened on, too.
+    pub ike_port: IkePort,
     /// The addresses to receive on; empty: all.
     pub listen: Vec<IpAddr>,
     /// How many workers; `None`: one for each CPU that the process may use, unless [`Site::cpus`] names them.
@@ -77,10 +79,23 @@ pub struct Site {
     pub table: u32,
     /// Where `port` stands, or `[site]` if it is not given: the place to name when the port is in use.
     pub port_place: Place,
+    /// Where `ike_port` stands, or `[site]`.
+    pub ike_port_place: Place,
     /// Where `listen` stands, or `[site]`.
     pub listen_place: Place,
     /// Where `cores` or `cpus` stands, or `[site]`.
     pub cores_place: Place,
+}
+
+/// Whether port 500 is listened on for the first messages of peers that begin there (RFC 7296 section 2.23).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IkePort {
+    /// Unless another program has it.
+    IfFree,
+    /// Or the daemon does not start.
+    Required,
+    /// It is not.
+    None,
 }
 
 /// The TUN device.

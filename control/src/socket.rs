@@ -112,20 +112,38 @@ pub fn open(plan: &Plan, note: &mut impl FnMut(String)) -> Result<(Option<Family
     Ok((v4, v6))
 }
 
+/// The sockets of port 500, for the first messages of peers that begin there: one for each family of the plan that this machine has.
+///
+/// # Errors
+/// A port in use, an address that is not here, or a refusal by the kernel.
+pub fn open_first(plan: &Plan) -> Result<Vec<OwnedFd>, SocketError> {
+    let mut sockets = Vec::new();
+    for ip in [plan.v4.map(IpAddr::V4), plan.v6.map(IpAddr::V6)].into_iter().flatten() {
+        match bound(plan, SocketAddr::new(ip, penstock_ike::FIRST_PORT), Duration::ZERO, false) {
+            Ok(socket) => sockets.push(socket.into()),
+            // Where there is no IPv6, port 4500 has none either, and that is told once.
+            Err(SocketError::Other { error, .. }) if no_such_family(&error) && ip.is_ipv6() => (),
+            Err(SocketError::NotHere(address)) if address.ip().is_unspecified() && ip.is_ipv6() => (),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sockets)
+}
+
 fn no_such_family(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 fn family(plan: &Plan, ip: IpAddr) -> Result<Family, SocketError> {
     let address = SocketAddr::new(ip, plan.port);
-    let ike = bound(plan, address, false)?;
+    let ike = bound(plan, address, BIND_PATIENCE, false)?;
     reuse_port(&ike, address)?;
     // Before the group's program has picked a member, the kernel asks one that it finds by the hash of addresses and ports whether it
     // may merge (net/ipv4/udp_offload.c, `udp4_gro_lookup_skb`): a member that says no spoils it for all packets of that peer.
     merging(plan, &ike).map_err(|error| SocketError::Other { what: "set up", address, error })?;
     let own_address = SocketAddr::new(ip, 0);
-    let shared = (0..plan.cores).map(|_| bound(plan, address, true)).collect::<Result<Vec<_>, _>>()?;
-    let own = (0..plan.cores).map(|_| bound(plan, own_address, false)).collect::<Result<Vec<_>, _>>()?;
+    let shared = (0..plan.cores).map(|_| bound(plan, address, BIND_PATIENCE, true)).collect::<Result<Vec<_>, _>>()?;
+    let own = (0..plan.cores).map(|_| bound(plan, own_address, BIND_PATIENCE, false)).collect::<Result<Vec<_>, _>>()?;
     for socket in shared.iter().chain(&own) {
         for_packets(plan, socket).map_err(|error| SocketError::Other { what: "set up", address, error })?;
     }
@@ -142,7 +160,7 @@ fn reuse_port(socket: &Socket, address: SocketAddr) -> Result<(), SocketError> {
     socket.set_reuse_port(true).map_err(|error| SocketError::Other { what: "share", address, error })
 }
 
-fn bound(plan: &Plan, address: SocketAddr, share: bool) -> Result<Socket, SocketError> {
+fn bound(plan: &Plan, address: SocketAddr, patience: Duration, share: bool) -> Result<Socket, SocketError> {
     let other = |what| move |error| SocketError::Other { what, address, error };
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP)).map_err(other("open"))?;
     for_control(plan, &socket, address.is_ipv6()).map_err(|error| match error.kind() {
@@ -159,7 +177,7 @@ fn bound(plan: &Plan, address: SocketAddr, share: bool) -> Result<Socket, Socket
             Err(error) => error,
         };
         match error.raw_os_error() {
-            Some(libc::EADDRINUSE) if start.elapsed() < BIND_PATIENCE => std::thread::sleep(Duration::from_millis(50)),
+            Some(libc::EADDRINUSE) if start.elapsed() < patience => std::thread::sleep(Duration::from_millis(50)),
             Some(libc::EADDRINUSE) => return Err(SocketError::InUse(address)),
             Some(libc::EADDRNOTAVAIL) => return Err(SocketError::NotHere(address)),
             _ => return Err(other("bind")(error)),

@@ -37,6 +37,8 @@ pub struct MixedOptions {
     pub behind: Behind,
     /// `cores` of Penstock.
     pub cores: u16,
+    /// The port of both sides' first messages.
+    pub port: u16,
     /// More lines for `[peer.london]`.
     pub peer_toml: String,
     /// Penstock's side of the tunnel and the other one.
@@ -64,6 +66,7 @@ impl Default for MixedOptions {
         Self {
             behind: Behind::Nobody,
             cores: 2,
+            port: 4500,
             peer_toml: String::new(),
             subnets: [vec!["10.43.43.0/24", "fd00:43:43::/64"], vec!["10.43.100.0/24", "fd00:43:100::/64"]],
             other_psk: String::new(),
@@ -142,11 +145,10 @@ impl Mixed {
     /// # Errors
     /// If it does not answer within ten seconds.
     pub fn penstock_waits(&mut self) -> Result<()> {
-        // A name that never resolves: the peer is known, and where it is shows when it comes.
         let path = self.site[0].config_path();
         let text = std::fs::read_to_string(&path)?;
         let line = text.lines().find(|line| line.starts_with("endpoint")).context("an endpoint")?.to_owned();
-        self.site[0].write_config(&text.replace(&line, "endpoint = \"london.invalid\""))?;
+        self.site[0].write_config(&text.replace(&line, "start = \"wait\""))?;
         self.site[0].start()?;
         let deadline = Instant::now() + Duration::from_secs(10);
         while let Err(error) = self.site[0].show_json() {
@@ -268,22 +270,21 @@ fn penstock_toml(options: &MixedOptions, endpoint: IpAddr) -> String {
     let [local, remote] = &options.subnets;
     format!(
         "[site]\nname = \"frankfurt\"\ncores = {}\n[interface.pen0]\naddress = [\"192.168.192.1/30\"]\n\
-         [peer.london]\nendpoint = \"{endpoint}\"\nlocal_subnets = {local:?}\nsubnets = {remote:?}\npsk_file = \"london.psk\"\n{}\n",
-        options.cores, options.peer_toml
+         [peer.london]\nendpoint = \"{endpoint}:{}\"\nlocal_subnets = {local:?}\nsubnets = {remote:?}\npsk_file = \"london.psk\"\n{}\n",
+        options.cores, options.port, options.peer_toml
     )
 }
 
 fn swanctl_conf(options: &MixedOptions, [_, _, own, other]: [IpAddr; 4], psk: &str) -> String {
-    let MixedOptions { subnets: [local, remote], proposals, identity, connection, esp, child, .. } = options;
+    let MixedOptions { subnets: [local, remote], proposals, identity, connection, esp, child, port, .. } = options;
     let children = if options.children.is_empty() {
         let (local, remote) = (local.join(","), remote.join(","));
         format!("net {{\nlocal_ts = {remote}\nremote_ts = {local}\nesp_proposals = {esp}\n{child}\n}}")
     } else {
         options.children.clone()
     };
-    // Port 4500 from the first message on: Penstock has no other.
     format!(
-        "connections {{\nfrankfurt {{\nversion = 2\nlocal_addrs = {own}\nremote_addrs = {other}\nlocal_port = 4500\nremote_port = 4500\n\
+        "connections {{\nfrankfurt {{\nversion = 2\nlocal_addrs = {own}\nremote_addrs = {other}\nlocal_port = {port}\nremote_port = {port}\n\
          proposals = {proposals}\n{connection}\nlocal {{\nauth = psk\nid = {identity}\n}}\nremote {{\nauth = psk\nid = frankfurt\n}}\n\
          children {{\n{children}\n}}\n}}\n}}\nsecrets {{\nike-frankfurt {{\nid-1 = frankfurt\nsecret = {psk}\n}}\n}}\n"
     )

@@ -78,3 +78,15 @@ fn strongswan_initiates_with_p256_and_aes_128() {
     let mixed = Mixed::start_from_strongswan(&with("aes128gcm16-prfsha256-ecp256", "aes128gcm16")).expect("both come up");
     carries_everything(&mixed, "aes128gcm16-prfsha256-p256", 128);
 }
+
+/// As routers and clouds do unless they are told otherwise: IKE_SA_INIT on port 500, everything else on 4500.
+#[test]
+fn either_side_begins_on_port_500() {
+    let options = MixedOptions { port: 500, ..MixedOptions::default() };
+    for by_us in [true, false] {
+        let mixed = if by_us { Mixed::start(&options) } else { Mixed::start_from_strongswan(&options) }.expect("both come up");
+        let peer = mixed.peer();
+        assert_eq!((&peer["ike"]["initiated"], &peer["remote"]), (&by_us.into(), &"10.0.0.2:4500".into()), "{peer}");
+        everything(&mixed, Family::V4);
+    }
+}

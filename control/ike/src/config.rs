@@ -6,6 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+/// The port of IKE without the non-ESP marker (RFC 7296 section 3.1): for first messages only, because whoever finds a NAT, and we
+/// always pretend one, goes on to [`Config::port`].
+pub const FIRST_PORT: u16 = 500;
+
 /// Names a peer to the daemon; its own choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerId(pub u32);

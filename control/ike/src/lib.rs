@@ -55,7 +55,9 @@ mod selector;
 pub mod snapshot;
 mod steps;
 
-pub use config::{Config, Dpd, DpdAction, Group, Identity, IkeSuite, KEEPALIVE_MS, PeerConfig, PeerId, Psk, Start, Suite, Upkeep};
+pub use config::{
+    Config, Dpd, DpdAction, FIRST_PORT, Group, Identity, IkeSuite, KEEPALIVE_MS, PeerConfig, PeerId, Psk, Start, Suite, Upkeep,
+};
 pub use output::{ChildId, ChildKeys, Host, Level, Nat, Output, Selectors, When};
 pub use rekey::RekeyRefused;
 pub use selector::MAX as SUBNETS_MAX;

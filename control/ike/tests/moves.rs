@@ -219,3 +219,45 @@ fn a_site_that_moves_behind_a_nat_is_known_to_be_there() {
     let last = |who: usize| world.sites[who].redirects.last().map(|told| told.3);
     assert_eq!((last(WEST), last(EAST)), (Some(nat(&world, WEST)), Some(nat(&world, EAST))));
 }
+
+/// The ends of everything that one side sent, as ports.
+fn ports(world: &mut World) -> std::rc::Rc<std::cell::RefCell<Vec<(usize, u16, u16)>>> {
+    let seen = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    let noted = std::rc::Rc::clone(&seen);
+    world.tap = Some(Box::new(move |flight| {
+        noted.borrow_mut().push((flight.to, flight.from.port(), flight.at.port()));
+        Vec::new()
+    }));
+    seen
+}
+
+fn from_port_500(seed: u64) -> World {
+    let (mut west, mut east) = (west_config(), east_config());
+    (west.endpoint, east.start) = (Some(at("198.51.100.2:500")), penstock_ike::Start::Wait);
+    World::with(seed, Config::default(), Config::default(), west, east)
+}
+
+#[test]
+fn what_begins_on_port_500_goes_on_between_the_ports_of_nat_traversal() {
+    let mut world = from_port_500(15);
+    let seen = ports(&mut world);
+    let world = begin(world);
+    let seen = seen.borrow();
+    assert_eq!(seen[..2], [(EAST, 500, 500), (WEST, 500, 500)], "IKE_SA_INIT");
+    assert!(seen.len() >= 4 && seen[2..].iter().all(|(_, from, to)| (*from, *to) == (4500, 4500)), "{seen:?}");
+    assert_eq!((remote(&world, WEST), remote(&world, EAST)), (at("198.51.100.2:4500"), at("192.0.2.1:4500")));
+    assert_eq!((nat(&world, WEST), nat(&world, EAST)), (Nat::default(), Nat::default()));
+}
+
+#[test]
+fn a_peer_that_stays_on_port_500_is_told_that_it_cannot() {
+    let mut world = from_port_500(16);
+    // Somebody else's IKE: IKE_AUTH comes to port 500 as well.
+    world.initiate(WEST, true);
+    for _ in 0..2_000 {
+        world.run(1);
+        world.flights.values_mut().filter(|flight| flight.to == EAST).for_each(|flight| flight.at.set_port(500));
+    }
+    assert!(!world.up(EAST) && !world.up(WEST) && world.sites[EAST].said("stays on port 500"), "{}", world.describe());
+    assert!(world.children(EAST).is_empty());
+}

@@ -6,11 +6,12 @@ use ipnet::IpNet;
 
 use super::section::{Key, Section};
 use super::value::{Fault, parse_cidr};
-use super::{Finding, Interface, MARK, PORT, Site, TABLE};
+use super::{Finding, IkePort, Interface, MARK, PORT, Site, TABLE};
 
 pub(super) const SITE_KEYS: &[Key] = &[
     ("name", "name = \"frankfurt\""),
     ("port", "port = 4500"),
+    ("ike_port", "ike_port = 500"),
     ("listen", "listen = [\"198.51.100.7\"]"),
     ("cores", "cores = 2"),
     ("cpus", "cpus = [2, 3]"),
@@ -31,6 +32,25 @@ pub(super) const MTU_MAX: i64 = 9216;
 /// The smallest inner MTU: what IPv6 needs (RFC 8200 section 5).
 pub(super) const MTU_MIN: i64 = 1280;
 
+/// Peers that begin on port 500 go on to 4500: where we listen elsewhere, it leads nowhere.
+fn ike_port(section: &Section<'_>, port: Option<u16>, findings: &mut Vec<Finding>) -> IkePort {
+    let reaches = port.is_none_or(|port| port == PORT);
+    match section.integer("ike_port", i64::MIN..=i64::MAX, findings) {
+        None if reaches => IkePort::IfFree,
+        None | Some(0) => IkePort::None,
+        Some(500) if reaches => IkePort::Required,
+        Some(500) => {
+            let problem = format!("peers that begin on port 500 go on to {PORT}, and site.port is another");
+            findings.push(section.place_of("ike_port").finding(problem, "leave ike_port out, or listen on 4500"));
+            IkePort::None
+        }
+        Some(other) => {
+            findings.push(section.place_of("ike_port").finding(format!("{other} cannot be chosen"), "write 500, or 0 for none"));
+            IkePort::None
+        }
+    }
+}
+
 /// Reads `[site]`; `None` if anything in it is wrong.
 pub(super) fn site(section: &Section<'_>, findings: &mut Vec<Finding>) -> Option<Site> {
     let before = findings.len();
@@ -38,6 +58,7 @@ pub(super) fn site(section: &Section<'_>, findings: &mut Vec<Finding>) -> Option
     section.require("name", findings);
     let name = section.parsed("name", |text| parse_name(text, "site"), findings);
     let port = section.integer("port", 1..=65_535, findings).and_then(|port| u16::try_from(port).ok());
+    let ike_port = ike_port(section, port, findings);
     let listen = section.parsed_list("listen", parse_local_address, findings);
     for is_v4 in [true, false] {
         if let Some((second, place)) = listen.iter().flatten().filter(|(address, _)| address.is_ipv4() == is_v4).nth(1) {
@@ -67,6 +88,7 @@ pub(super) fn site(section: &Section<'_>, findings: &mut Vec<Finding>) -> Option
     (findings.len() == before).then(|| Site {
         name: name.unwrap_or_default(),
         port: port.unwrap_or(PORT),
+        ike_port,
         listen: listen.unwrap_or_default().into_iter().map(|(address, _)| address).collect(),
         cores,
         cpus: cpus.map(|cpus| cpus.into_iter().filter_map(|(cpu, _)| u16::try_from(cpu).ok()).collect()),
@@ -75,6 +97,7 @@ pub(super) fn site(section: &Section<'_>, findings: &mut Vec<Finding>) -> Option
         mark: mark.unwrap_or(MARK),
         table: table.unwrap_or(TABLE),
         port_place: section.place_of("port"),
+        ike_port_place: section.place_of("ike_port"),
         listen_place: section.place_of("listen"),
         cores_place: section.place_of(if section.has("cpus") { "cpus" } else { "cores" }),
     })

@@ -4,12 +4,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use penstock_ike::FIRST_PORT;
 
 use super::cross::Meeting;
 use super::local::{parse_local_address, parse_name};
 use super::section::{Key, Section, list};
 use super::value::{Endpoint, Fault, Identity, IkeSuite, SourcePort, Suite, parse_duration, parse_prefix};
-use super::{DpdAction, Finding, Interface, PORT, Peer, Site, Start};
+use super::{DpdAction, Finding, IkePort, Interface, PORT, Peer, Site, Start};
 use crate::psk;
 
 pub(super) const KEYS: &[Key] = &[
@@ -82,6 +83,12 @@ pub(super) fn peer(
         }
     }
     let endpoint = section.parsed("endpoint", parse_endpoint, findings);
+    if let Some(port) = endpoint.as_ref().map(|endpoint| endpoint.port).filter(|port| *port == FIRST_PORT)
+        && here.site.is_some_and(|site| site.ike_port == IkePort::None)
+    {
+        let problem = format!("nothing can be sent to port {port} without a port {port} of our own");
+        findings.push(section.place_of("endpoint").finding(problem, "leave the port out, or let site.ike_port be 500"));
+    }
     let local_address = local_address(section, endpoint.as_ref(), here.site, findings);
     let subnets = section.parsed_list("subnets", parse_subnet, findings).unwrap_or_default();
     let local_subnets = match section.has("local_subnets") {

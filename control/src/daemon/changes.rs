@@ -65,11 +65,27 @@ fn changed(section: String, keys: &[Key]) -> Option<Change> {
 }
 
 fn site_keys(old: &Site, new: &Site) -> Vec<Key> {
-    let Site { name, port, listen, cores, cpus, poll_us, persist, mark, table, port_place: _, listen_place: _, cores_place: _ } = new;
+    let Site {
+        name,
+        port,
+        ike_port,
+        listen,
+        cores,
+        cpus,
+        poll_us,
+        persist,
+        mark,
+        table,
+        port_place: _,
+        ike_port_place: _,
+        listen_place: _,
+        cores_place: _,
+    } = new;
     vec![
         // As our identity it is a key of each peer that has no `local_id`.
         ("name", *name != old.name, Cost::Nothing),
         ("port", *port != old.port, Cost::Restart),
+        ("ike_port", *ike_port != old.ike_port, Cost::Restart),
         ("listen", *listen != old.listen, Cost::Restart),
         ("cores", *cores != old.cores, Cost::Restart),
         ("cpus", *cpus != old.cpus, Cost::Restart),

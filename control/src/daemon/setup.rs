@@ -2,6 +2,7 @@
 //! runs, nothing is opened: a second set of queues would be read by nobody.
 
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use zerocopy::little_endian::{U16, U32};
 use super::devices::Devices;
 use super::link::{Link, Word};
 use super::{Stop, site};
-use crate::config::Config;
+use crate::config::{Config, IkePort};
 use crate::engine::{Client, EngineError, Event};
 use crate::launcher::{self, Options};
 use crate::netlink::{self, Netlink};
@@ -207,6 +208,26 @@ async fn paths(config: &Config, netlink: &Netlink) -> Result<Vec<(IpAddr, Option
         paths.push((ip, netlink.path_mtu(ip, config.site.mark).await.map_err(failed)?));
     }
     Ok(paths)
+}
+
+/// The sockets of port 500, as the configuration wants them.
+pub(super) fn first_sockets(config: &Config) -> Result<Vec<OwnedFd>, Stop> {
+    if config.site.ike_port == IkePort::None {
+        return Ok(Vec::new());
+    }
+    match socket::open_first(&site::sockets(config, 0, false)) {
+        Ok(sockets) => Ok(sockets),
+        Err(error) if config.site.ike_port == IkePort::IfFree => {
+            let remedy = "end that program, or write ike_port = 0 in [site] if no peer begins there";
+            log::warning("port-500-not-listened-on", &[("reason", &error), ("try", &remedy)]);
+            Ok(Vec::new())
+        }
+        Err(error @ SocketError::InUse(_)) => {
+            let remedy = "end that program (another IKE daemon?), or write ike_port = 0: peers that begin on 4500 need no more";
+            Err(Stop::misuse(config.site.ike_port_place.finding(error.to_string(), remedy)))
+        }
+        Err(error) => Err(socket_stop(config, error)),
+    }
 }
 
 fn socket_stop(config: &Config, error: SocketError) -> Stop {

@@ -22,7 +22,7 @@ use super::link::{Link, Word};
 use super::policies::{Policies, is_first, peer_of};
 use super::resolve::Resolved;
 use super::setup::{Engine, Ready};
-use super::{Stop, admin, resolve, site};
+use super::{Stop, admin, resolve, setup, site};
 use crate::config::{Config, SourcePort, Start};
 use crate::engine::{Event, PolicyOrder};
 use crate::launcher::Options;
@@ -104,6 +104,8 @@ pub(super) struct Work {
     source: Source,
     started: Instant,
     sockets: [Option<Rc<IkeSocket>>; 2],
+    /// Those of port 500.
+    first_sockets: [Option<Rc<IkeSocket>>; 2],
     ids: Vec<PeerId>,
     endpoints: HashMap<PeerId, SocketAddr>,
     statuses: HashMap<PeerId, Status>,
@@ -207,6 +209,14 @@ impl Work {
             watch(socket.clone(), datagram_sender.clone());
             *place = Some(socket);
         }
+        let mut first_sockets = [None, None];
+        for fd in setup::first_sockets(&config)? {
+            let v4 = socket2::SockRef::from(&fd).local_addr().map_err(failed)?.is_ipv4();
+            let socket = Rc::new(IkeSocket::new(fd, penstock_ike::FIRST_PORT).map_err(failed)?);
+            watch(socket.clone(), datagram_sender.clone());
+            let [first_v4, first_v6] = &mut first_sockets;
+            *(if v4 { first_v4 } else { first_v6 }) = Some(socket);
+        }
         admin::serve(&options.control_socket(), asked_sender).map_err(|error| {
             Stop::Failed(format!("cannot listen on {}: {error}; choose another --run-dir", options.control_socket().display()))
         })?;
@@ -233,6 +243,7 @@ impl Work {
             source,
             started,
             sockets,
+            first_sockets,
             endpoints: HashMap::new(),
             statuses: HashMap::new(),
             tokens: HashMap::new(),

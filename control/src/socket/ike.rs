@@ -1,4 +1,4 @@
-//! Control's own socket of the group: IKE behind the non-ESP marker (RFC 3948 section 2.2), keepalives, and now and
+//! Control's own sockets: that of port 500, with bare IKE messages, and that of the group: IKE behind the non-ESP marker (RFC 3948 section 2.2), keepalives, and now and
 //! then an ESP packet that the kernel merged behind an IKE one and that belongs to the engine.
 
 use std::cell::RefCell;
@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use socket2::SockAddr;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use penstock_ike::FIRST_PORT;
 
 use crate::sys;
 
@@ -48,6 +50,8 @@ pub enum Kind {
 pub struct IkeSocket {
     fd: AsyncFd<OwnedFd>,
     port: u16,
+    /// Whether IKE messages stand behind the non-ESP marker: not on port 500.
+    marked: bool,
     /// Datagrams of a buffer in which the kernel had merged several (`UDP_GRO`).
     merged: RefCell<VecDeque<Datagram>>,
 }
@@ -58,7 +62,7 @@ impl IkeSocket {
     /// # Errors
     /// If the runtime cannot watch it.
     pub fn new(fd: OwnedFd, port: u16) -> io::Result<Self> {
-        Ok(Self { fd: sys::watch(fd)?, port, merged: RefCell::default() })
+        Ok(Self { fd: sys::watch(fd)?, port, marked: port != FIRST_PORT, merged: RefCell::default() })
     }
 
     /// The descriptor, to hand a duplicate to the engine.
@@ -104,16 +108,23 @@ impl IkeSocket {
             }
         }
         let to = SocketAddr::new(local?, self.port);
-        Some(bytes.chunks(stride.max(1)).map(|datagram| Datagram { from, to, tos, kind: Kind::of(datagram) }).collect())
+        Some(bytes.chunks(stride.max(1)).map(|datagram| Datagram { from, to, tos, kind: self.kind(datagram) }).collect())
     }
 
-    /// Sends an IKE message behind the marker, from `local` where it is given. An error is the kernel's and tells
+    /// Sends an IKE message, behind the marker where there is one, from `local` where it is given. An error is the kernel's and tells
     /// nothing about the peer: IKE sends again by itself.
     ///
     /// # Errors
     /// As `sendmsg`.
     pub fn send(&self, message: &[u8], local: Option<IpAddr>, to: SocketAddr) -> io::Result<()> {
-        self.send_bytes(&[&NON_ESP_MARKER, message].concat(), local, to)
+        if self.marked {
+            return self.send_bytes(&[&NON_ESP_MARKER, message].concat(), local, to);
+        }
+        self.send_bytes(message, local, to)
+    }
+
+    fn kind(&self, datagram: &[u8]) -> Kind {
+        if self.marked { Kind::of(datagram) } else { Kind::Ike(datagram.to_vec()) }
     }
 
     /// Sends a NAT keepalive (RFC 3948 section 2.3).

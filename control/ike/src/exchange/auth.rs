@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::config::{PeerConfig, Psk, describe_identity};
+use crate::config::{FIRST_PORT, PeerConfig, Psk, describe_identity};
 use crate::context::Context;
 use crate::crypto::{Material, equal, psk_auth};
 use crate::error::Fault;
@@ -114,6 +114,13 @@ pub(crate) fn on_request(
         let text =
             format!("no common IKE proposal: ours [{}], it has chosen from [{}]", proposal::describe(&ours), proposal::describe(&asked));
         cx.fault(config.id, &Fault::Incompatible(text));
+        sa.stage = Stage::Refused;
+        sa.reply(cx, came, Chain::default().notify(notify::NO_PROPOSAL_CHOSEN, &[]));
+        return Authentic::No;
+    }
+    if came.to.port() == FIRST_PORT {
+        let text = "it stays on port 500, and so will not send ESP in UDP, which is all that is read here; turn NAT traversal on there";
+        cx.fault(config.id, &Fault::Incompatible(text.to_owned()));
         sa.stage = Stage::Refused;
         sa.reply(cx, came, Chain::default().notify(notify::NO_PROPOSAL_CHOSEN, &[]));
         return Authentic::No;

@@ -8,7 +8,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::config::{Config, Group, IkeSuite, PeerConfig};
+use crate::config::{Config, FIRST_PORT, Group, IkeSuite, PeerConfig};
 use crate::context::Context;
 use crate::crypto::{Algorithms, Exchange, IkeKeys, Prf, Seeds, equal};
 use crate::error::Fault;
@@ -21,6 +21,8 @@ use crate::sa::{HalfOpen, IkeSa, Stage, Starting, plain};
 
 /// Our vendor ID: "the NAT in front of me is pretended". The last octet counts versions of what that implies.
 const VENDOR: &[u8; 16] = b"penstock-ike\x00\x00\x00\x01";
+/// Where every peer listens for IKE behind the non-ESP marker, and for ESP (RFC 3948).
+const NAT_PORT: u16 = 4500;
 /// How often an initiator starts over for a cookie or another group before it stops believing the answers.
 const ROUNDS_MAX: u32 = 4;
 
@@ -36,7 +38,8 @@ pub(crate) fn start(
     let group = cx.config.groups.first().copied().unwrap_or(Group::X25519);
     let exchange = Exchange::new(group, host)?;
     let any = if remote.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
-    let local = SocketAddr::new(config.local.unwrap_or(any), cx.config.port);
+    let port = if remote.port() == FIRST_PORT { FIRST_PORT } else { cx.config.port };
+    let local = SocketAddr::new(config.local.unwrap_or(any), port);
     let mut sa = IkeSa::empty(cx, now, spi, true, (local, remote));
     sa.peer = Some(config.id);
     sa.nonce_i = nonce(host);
@@ -117,7 +120,12 @@ pub(crate) fn on_response(cx: &mut Context, now: u64, sa: &mut IkeSa, came: &Cam
             (sa.algorithms, sa.suite) = (Some(algorithms), described(algorithms, group));
             (sa.nat, sa.penstock) = detect(&payloads, came);
             sa.fragments = payloads.notify(notify::IKEV2_FRAGMENTATION_SUPPORTED).is_some();
-            (sa.remote, sa.local) = (from, to);
+            (sa.remote, sa.local) = if from.port() == FIRST_PORT {
+                // Section 2.23: from here on between the ports of NAT traversal.
+                (SocketAddr::new(from.ip(), NAT_PORT), SocketAddr::new(to.ip(), cx.config.port))
+            } else {
+                (from, to)
+            };
             sa.requests.outstanding = None;
             if mixed { Next::Mix(message.to_vec()) } else { Next::Authenticate(message.to_vec()) }
         }

@@ -258,8 +258,8 @@ impl World {
         while let Some(output) = self.sites[who].ike.poll() {
             let site = &mut self.sites[who];
             match output {
-                Output::Send { to, message, .. } => {
-                    let from = site.address;
+                Output::Send { from, to, message } => {
+                    let from = SocketAddr::new(site.address.ip(), from.port());
                     self.sent.push((who, message.clone()));
                     self.post(1 - who, from, to, message);
                 }
@@ -285,8 +285,10 @@ impl World {
     fn post(&mut self, to: usize, from: SocketAddr, at: SocketAddr, message: Vec<u8>) {
         // A NAT in front of the sender has its own address for it, and one in front of the receiver is the only way in.
         let from = self.sites[1 - to].outside.unwrap_or(from);
-        let reached = at == self.sites[to].outside.unwrap_or(self.sites[to].address);
-        let at = self.sites[to].address;
+        // Without one every port leads in; who listens there is the daemon's affair.
+        let address = self.sites[to].address;
+        let reached = self.sites[to].outside.map_or(at.ip() == address.ip(), |outside| at == outside);
+        let at = if self.sites[to].outside.is_some() { address } else { at };
         if !reached || self.chance.percent(self.wire.loss_percent) {
             return;
         }

@@ -191,6 +191,23 @@ const CASES: &[Case] = &[
             "penstock.toml:13: peer.london.dpd_action: \"trap\" is no action; there are restart, hold and clear",
         ],
     },
+    // Port 500 leads to 4500.
+    Case {
+        edits: &[(NAME, "name = \"frankfurt\"\nport = 4501\nike_port = 500")],
+        lines: &[
+            "penstock.toml:4: site.ike_port: peers that begin on port 500 go on to 4500, and site.port is another; leave ike_port out, or listen on 4500",
+        ],
+    },
+    Case {
+        edits: &[(NAME, "name = \"frankfurt\"\nike_port = 501")],
+        lines: &["penstock.toml:3: site.ike_port: 501 cannot be chosen; write 500, or 0 for none"],
+    },
+    Case {
+        edits: &[(NAME, "name = \"frankfurt\"\nike_port = 0"), (ENDPOINT, "endpoint = \"203.0.113.7:500\"")],
+        lines: &[
+            "penstock.toml:9: peer.london.endpoint: nothing can be sent to port 500 without a port 500 of our own; leave the port out, or let site.ike_port be 500",
+        ],
+    },
     // Who is not tried by itself is not restarted either; who is, needs an endpoint.
     Case {
         edits: &[(PSK, "psk_file = \"london.psk\"\nstart = \"demand\"\ndpd_action = \"restart\"")],

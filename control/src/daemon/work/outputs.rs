@@ -42,7 +42,7 @@ impl Work {
         match output {
             Output::Send { from, to, message } => {
                 // A refused send is a lost message: it is sent again in time.
-                let _ = self.socket(to).map(|socket| socket.send(&message, specified(from.ip()), to));
+                let _ = self.socket(from, to).map(|socket| socket.send(&message, specified(from.ip()), to));
             }
             Output::Expect { child, peer, spi } => match Spi::new(spi) {
                 Some(spi) => self.installer.expect(child, peer, spi),
@@ -81,7 +81,7 @@ impl Work {
             }
             Output::Keepalive { from, to } => {
                 // The next one comes in any case.
-                let _ = self.socket(to).map(|socket| socket.send_keepalive(specified(from.ip()), to));
+                let _ = self.socket(from, to).map(|socket| socket.send_keepalive(specified(from.ip()), to));
             }
             Output::Retire { child, inbound_spi, drain_ms, .. } => {
                 self.source.release(inbound_spi);
@@ -105,9 +105,9 @@ impl Work {
         }
     }
 
-    /// The socket from which an address is reached.
-    fn socket(&self, to: SocketAddr) -> Option<&IkeSocket> {
-        let [v4, v6] = &self.sockets;
+    /// The socket of our port from which an address is reached.
+    fn socket(&self, from: SocketAddr, to: SocketAddr) -> Option<&IkeSocket> {
+        let [v4, v6] = if from.port() == penstock_ike::FIRST_PORT { &self.first_sockets } else { &self.sockets };
         if to.is_ipv4() { v4.as_deref() } else { v6.as_deref() }
     }
 
