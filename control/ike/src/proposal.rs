@@ -248,7 +248,10 @@ fn explain(own: &[Proposal], theirs: &[Proposal]) -> String {
     let difference = match nearest.rev().max_by_key(|(kind, ..)| *kind) {
         None => format!("no proposal for {}", names::protocol(protocol)),
         Some((kind, own, offer)) => {
-            format!("{}: ours {}, theirs {}", names::kind(kind), names::list(own.of_kind(kind)), names::list(offer.of_kind(kind)))
+            // Who offers nothing better has to: nobody should settle for it.
+            let weak = offer.of_kind(kind).next().is_some() && offer.of_kind(kind).all(names::weak);
+            let remark = if weak { ", which is too weak" } else { "" };
+            format!("{}: ours {}, theirs {}{remark}", names::kind(kind), names::list(own.of_kind(kind)), names::list(offer.of_kind(kind)))
         }
     };
     format!("ours [{}], theirs [{}]; first difference: {difference}", describe(own), describe(&same))

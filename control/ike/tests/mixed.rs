@@ -61,5 +61,5 @@ fn a_wrong_key_is_refused_as_without_it() {
     let mut world = World::with(1, Config::default(), Config::default(), config(west_config()), wrong);
     world.initiate(WEST, true);
     world.run(4_000);
-    assert_eq!(world.sites[WEST].downs[0], "east refused us: AUTHENTICATION_FAILED of our identity, key or offer");
+    assert!(world.sites[WEST].downs[0].starts_with("east refused us: AUTHENTICATION_FAILED"));
 }

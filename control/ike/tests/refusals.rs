@@ -28,7 +28,14 @@ fn a_wrong_key_and_an_unknown_identity_look_alike_from_outside() {
     let mut unknown = meet(PeerConfig { local_id: stranger, ..west_config() }, east_config());
     assert_apart(&mut unknown);
     for world in [&wrong_key, &unknown] {
-        assert_eq!(world.sites[WEST].downs[0], "east refused us: AUTHENTICATION_FAILED of our identity, key or offer");
+        let as_whom = if std::ptr::eq(world, &wrong_key) { "west" } else { "elsewhere" };
+        assert_eq!(
+            world.sites[WEST].downs[0],
+            format!(
+                "east refused us: AUTHENTICATION_FAILED: it does not know us as name {as_whom}.example, is not name east.example itself, \
+                 or has another key"
+            )
+        );
     }
     // The same messages of the same sizes, but for the identity's own length
     let sizes = |world: &World| world.sent.iter().filter(|(who, _)| *who == EAST).map(|(_, m)| m.len()).take(2).collect::<Vec<_>>();
@@ -36,6 +43,9 @@ fn a_wrong_key_and_an_unknown_identity_look_alike_from_outside() {
     // Only the responder's own log tells them apart.
     assert!(wrong_key.sites[EAST].said("name west.example: its proof does not fit the key that we share with it"));
     assert!(unknown.sites[EAST].said("name elsewhere.example: no such peer is configured"));
+    // And what its operator sees beside the peer at that address.
+    let shown = unknown.sites[EAST].ike.snapshot(unknown.now)[0].last_error.clone().expect("an error");
+    assert!(shown.contains("elsewhere.example"), "{shown}");
 }
 
 #[test]
@@ -45,7 +55,7 @@ fn a_responder_with_another_name_or_another_key_is_not_believed() {
     let mut named = meet(PeerConfig { remote_id: other.clone(), ..west_config() }, east_config());
     assert_apart(&mut named);
     // RFC 7296 section 3.5: it is asked for by the name that we want, and has no such name.
-    assert!(named.sites[EAST].said("no such peer is configured"));
+    assert!(named.sites[EAST].said("west.example: it wants to talk to name other.example, and that is not our name for it"));
     let address = Identity::Address("192.0.2.1".parse().expect("an address"));
     let named = meet(PeerConfig { local_id: address.clone(), ..west_config() }, PeerConfig { remote_id: address, ..east_config() });
     assert!(named.both_up(), "an address is as good a name as any");
@@ -88,7 +98,10 @@ fn no_common_ike_proposal_shows_both_offers() {
     assert!(shown.contains("first difference: encryption: ours AES_GCM_16_128, theirs AES_GCM_16_256"), "{shown}");
     let down = &world.sites[WEST].downs[0];
     let prfs = "PRF_HMAC_SHA2_256/PRF_HMAC_SHA2_384/PRF_HMAC_SHA2_512";
-    assert_eq!(*down, format!("east refused us: NO_PROPOSAL_CHOSEN of our offer [AES_GCM_16_256 + {prfs} + X25519/P256/P384]"));
+    assert_eq!(
+        *down,
+        format!("east refused us: NO_PROPOSAL_CHOSEN: it takes nothing of our offer [AES_GCM_16_256 + {prfs} + X25519/P256/P384] for IKE")
+    );
 }
 
 #[test]
@@ -96,7 +109,10 @@ fn no_common_esp_proposal_closes_the_ike_sa_again() {
     let west = PeerConfig { esp_suites: vec![Suite::Aes256Gcm16], ..west_config() };
     let mut world = meet(west, PeerConfig { esp_suites: vec![Suite::Aes128Gcm16], ..east_config() });
     assert_apart(&mut world);
-    assert_eq!(world.sites[WEST].downs[0], "east refused us: NO_PROPOSAL_CHOSEN for the first child");
+    assert_eq!(
+        world.sites[WEST].downs[0],
+        "east refused us: NO_PROPOSAL_CHOSEN for the first child: it takes nothing of our offer [AES_GCM_16_256 + ESN/NO_ESN]"
+    );
     assert!(world.sites[EAST].said("no common ESP proposal: ours [AES_GCM_16_128 + ESN/NO_ESN]"));
     assert!(world.ike_sas(EAST).len() <= 1, "the closed IKE SA is gone");
 }
@@ -114,7 +130,11 @@ fn disjoint_subnets_show_both_sides() {
     let east = PeerConfig { local_subnets: vec!["10.9.0.0/16".parse().expect("a prefix")], ..east_config() };
     let mut world = meet(west_config(), east);
     assert_apart(&mut world);
-    assert_eq!(world.sites[WEST].downs[0], "east refused us: TS_UNACCEPTABLE for the first child");
+    assert_eq!(
+        world.sites[WEST].downs[0],
+        "east refused us: TS_UNACCEPTABLE for the first child: it has no common subnets with our \
+         [10.1.0.0/16 fd01::/64 to 10.2.0.0/16 fd02::/64]"
+    );
     assert!(world.sites[EAST].said(
         "no common subnets: ours [10.9.0.0/16 to 10.1.0.0/16 fd01::/64], \
          theirs [10.2.0.0/16 fd02::/64 to 10.1.0.0/16 fd01::/64]"
@@ -272,7 +292,7 @@ fn a_closed_peer_that_comes_is_refused_like_a_stranger() {
     world.with_ike(EAST, |now, ike| ike.close(now, PEER));
     world.initiate(WEST, true);
     world.run(100);
-    assert_eq!(world.sites[WEST].downs[0], "east refused us: AUTHENTICATION_FAILED of our identity, key or offer");
+    assert!(world.sites[WEST].downs[0].starts_with("east refused us: AUTHENTICATION_FAILED"));
     assert!(world.sites[EAST].said("this peer is closed"));
     world.initiate(EAST, true);
     world.until(100, "up", World::both_up);
@@ -309,7 +329,10 @@ fn cbc_that_another_peer_may_use_is_refused_once_it_is_known_who_asks() {
     world.initiate(WEST, true);
     world.run(4_000);
     assert_apart(&mut world);
-    assert_eq!(world.sites[WEST].downs[0], "east refused us: NO_PROPOSAL_CHOSEN of our identity, key or offer");
+    assert_eq!(
+        world.sites[WEST].downs[0],
+        "east refused us: NO_PROPOSAL_CHOSEN: it does not take aes256-sha256-prfsha256-x25519 from us for IKE"
+    );
     assert!(world.sites[EAST].said("west is incompatible: no common IKE proposal: ours [AES_GCM_16_256/AES_GCM_16_128"));
 }
 
@@ -327,7 +350,10 @@ fn a_weak_group_is_refused_by_its_name() {
     let mut world = World::new(2);
     let from = world.sites[WEST].address;
     world.inject(EAST, from, &message);
-    assert!(world.sites[EAST].said("first difference: key exchange: ours X25519/P256/P384, theirs MODP_1024/MODP_1024/MODP_1024"));
+    assert!(
+        world.sites[EAST]
+            .said("first difference: key exchange: ours X25519/P256/P384, theirs MODP_1024/MODP_1024/MODP_1024, which is too weak")
+    );
     let shown = world.sites[EAST].ike.snapshot(0)[0].last_error.clone().expect("an error");
     assert!(shown.contains("theirs MODP_1024"), "{shown}");
 }

@@ -13,23 +13,39 @@ pub fn remedy(peer: &Peer) -> Option<String> {
     if peer.state == PeerState::Down {
         return Some(format!("penstock up {}", peer.name));
     }
-    if peer.state == PeerState::Waiting {
-        let comes = || "does its penstockd run, and does UDP from there reach us? a firewall between?".to_owned();
-        return Some(if peer.endpoint.is_empty() { comes() } else { format!("penstock up {} tries at once", peer.name) });
+    if let Some(refused) = refused(peer) {
+        return Some(refused);
     }
     let reason = peer.reason.as_deref().unwrap_or_default();
-    let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
-    Some(if says(&["does not answer", "no answer"]) {
-        format!("does penstockd run there, and does UDP reach {}? a firewall between, or another port?", peer.endpoint)
-    } else if says(&["AUTHENTICATION_FAILED", "says it is"]) {
-        format!("compare both sites: the key; \"{}\" must be their remote_id, \"{}\" their local_id", peer.local_id, peer.remote_id)
-    } else if says(&["NO_PROPOSAL_CHOSEN", "proposal", "group"]) {
-        "compare suites at both sites; AES-GCM and X25519 are needed".into()
-    } else if says(&["TS_UNACCEPTABLE", "selectors", "no common subnets"]) {
-        "local_subnets here must be subnets there, and the other way round".into()
-    } else {
-        format!("penstockd's log says more; penstock up {} tries at once", peer.name)
+    Some(match peer.state {
+        PeerState::Waiting if peer.endpoint.is_empty() => {
+            "does its penstockd run, and does UDP from there reach us? a firewall between?".into()
+        }
+        PeerState::Waiting => format!("penstock up {} tries at once", peer.name),
+        _ if ["does not answer", "no answer"].iter().any(|word| reason.contains(word)) => {
+            format!("does penstockd run there, and does UDP reach {}? a firewall between, or another port?", peer.endpoint)
+        }
+        _ => format!("penstockd's log says more; penstock up {} tries at once", peer.name),
     })
+}
+
+/// What to compare where one side has refused the other; nothing if that is not what the peer's reason says.
+fn refused(peer: &Peer) -> Option<String> {
+    let reason = peer.reason.as_deref()?;
+    let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
+    if says(&["AUTHENTICATION_FAILED", "says it is"]) {
+        Some(format!("compare both sites: the key; \"{}\" must be their remote_id, \"{}\" their local_id", peer.local_id, peer.remote_id))
+    } else if says(&["TS_UNACCEPTABLE", "selectors", "no common subnets"]) {
+        Some("local_subnets here must be subnets there, and the other way round".into())
+    } else if says(&["first difference: key exchange", "which we did not offer"]) {
+        Some("let the other site offer X25519, P-256 or P-384 (curve25519, ecp256 or ecp384 in other daemons' words)".into())
+    } else if says(&["IKE proposal", "for IKE"]) {
+        Some("compare ike_suites here with the IKE proposals there; AES-GCM with X25519, P-256 or P-384 fits always".into())
+    } else if says(&["ESP proposal", "NO_PROPOSAL_CHOSEN", "proposal"]) {
+        Some("compare suites here with the ESP proposals there; only AES-GCM with a 16-octet ICV fits".into())
+    } else {
+        None
+    }
 }
 
 /// The hint for a reason by its name; nothing for a name that a newer daemon made up.
@@ -106,7 +122,7 @@ mod tests {
         for (reason, part) in [
             ("london does not answer: 6 tries in 30 s", "does UDP reach 203.0.113.7:4500"),
             (
-                "london refused us: AUTHENTICATION_FAILED of our identity, key or offer",
+                "london refused us: AUTHENTICATION_FAILED: it does not know us as name frankfurt, is not name uk itself, or has another key",
                 "\"frankfurt\" must be their remote_id, \"uk\" their local_id",
             ),
             ("we refused london: it says it is paris", "must be their remote_id"),
@@ -114,7 +130,16 @@ mod tests {
                 "we refused 203.0.113.7:4500, which says it is uk: its proof does not fit the key that we share with it",
                 "must be their remote_id",
             ),
-            ("london refused us: NO_PROPOSAL_CHOSEN for the first child", "compare suites"),
+            ("london refused us: NO_PROPOSAL_CHOSEN for the first child: it takes nothing of our offer [AES_GCM_16_256]", "compare suites"),
+            (
+                "london refused us: NO_PROPOSAL_CHOSEN: it takes nothing of our offer [AES_GCM_16_256 + X25519] for IKE",
+                "compare ike_suites",
+            ),
+            ("no common IKE proposal: ours [X], theirs [Y]; first difference: encryption: ours X, theirs Y", "compare ike_suites"),
+            (
+                "no common IKE proposal: ours [X], theirs [Y]; first difference: key exchange: ours X25519, theirs MODP_1024, which is too weak",
+                "curve25519",
+            ),
             ("london refused us: TS_UNACCEPTABLE for the first child", "local_subnets here must be subnets there"),
             (
                 "london is incompatible: no common subnets: ours [10.43.43.0/24 to 10.43.100.0/24], theirs [10.43.43.0/24 to 10.9.0.0/16]",
@@ -125,6 +150,13 @@ mod tests {
             let tried = remedy(&peer(PeerState::Connecting, reason)).expect("something to try");
             assert!(tried.contains(part), "{reason}: {tried}");
         }
+        // One that has to come was refused when it came: that counts, not that it is waited for.
+        let came = remedy(&peer(
+            PeerState::Waiting,
+            "waits for it to come; before, we refused 1.2.3.4:4500, which says it is paris: no such peer",
+        ));
+        assert!(came.is_some_and(|tried| tried.contains("must be their remote_id")));
+        assert_eq!(remedy(&peer(PeerState::Waiting, "waits for it to come")).as_deref(), Some("penstock up london tries at once"));
         assert_eq!(remedy(&peer(PeerState::Down, "closed")).as_deref(), Some("penstock up london"));
         assert_eq!(remedy(&peer(PeerState::Up, "")), None);
         let told = Peer { remedy: Some("do this".into()), ..peer(PeerState::Connecting, "london does not answer") };

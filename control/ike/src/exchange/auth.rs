@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::config::{FIRST_PORT, PeerConfig, Psk, describe_identity};
+use crate::config::{FIRST_PORT, Identity, PeerConfig, Psk, describe_identity};
 use crate::context::Context;
 use crate::crypto::{Material, equal, psk_auth};
 use crate::error::Fault;
@@ -58,10 +58,9 @@ pub(crate) fn on_response(cx: &mut Context, now: u64, sa: &mut IkeSa, payloads: 
     let (Some(config), Some(keys)) = (sa.peer.and_then(|peer| cx.peer(peer)), sa.keys.as_ref()) else { return Ok(()) };
     let (Some(identity), Some(proof)) = (payloads.id_r, payloads.auth) else {
         // Section 2.21.2: without a proof there is only an error in it, and the responder keeps nothing.
-        let fault = payloads.error().map_or_else(
-            || misbehaved("it did not prove who it is"),
-            |error| Fault::PeerRefused(format!("{} of our identity, key or offer", notify::name(error.kind))),
-        );
+        let fault = payloads
+            .error()
+            .map_or_else(|| misbehaved("it did not prove who it is"), |error| Fault::PeerRefused(unproven(&config, sa, error.kind)));
         return Err(End::Drop(fault));
     };
     let expected = psk_auth(config.psk.expose(), (&stage.response, &sa.nonce_i, &stage.bound), &keys.auth_r, identity.body);
@@ -76,11 +75,28 @@ pub(crate) fn on_response(cx: &mut Context, now: u64, sa: &mut IkeSa, payloads: 
     sa.stage = Stage::Established;
     sa.established = Some(cx.tick());
     if let Some(error) = payloads.error() {
-        return Err(End::Delete(Fault::PeerRefused(format!("{} for the first child", notify::name(error.kind)))));
+        let text = child::refused(&config, error.kind, "the first child", &[]);
+        return Err(End::Delete(Fault::PeerRefused(text)));
     }
     let Some(child) = sa.children.get_mut(&child) else { return Err(End::Delete(Fault::Local("the first child was given up".to_owned()))) };
     let material = Material { derive: &keys.derive, shared: &[], nonce_i: &sa.nonce_i, nonce_r: &sa.nonce_r };
     child::complete(cx, now, child, &config, payloads, material).map_err(End::Delete)
+}
+
+/// What a refusal without a proof can mean: the responder does not say, so everything that the operator can compare is named.
+fn unproven(config: &PeerConfig, sa: &IkeSa, error: u16) -> String {
+    let who = |identity: &Identity| {
+        let (kind, data) = identity.parts();
+        describe_identity(kind, &data)
+    };
+    match error {
+        notify::AUTHENTICATION_FAILED => {
+            let (local, remote) = (who(&config.local_id), who(&config.remote_id));
+            format!("AUTHENTICATION_FAILED: it does not know us as {local}, is not {remote} itself, or has another key")
+        }
+        notify::NO_PROPOSAL_CHOSEN => format!("NO_PROPOSAL_CHOSEN: it does not take {} from us for IKE", sa.suite),
+        error => format!("{} of our identity, key or offer", notify::name(error)),
+    }
 }
 
 /// What a responder found out.
@@ -148,7 +164,14 @@ fn verify(cx: &mut Context, now: u64, sa: &IkeSa, came: &Came, payloads: &Payloa
         return None;
     };
     let asked = |config: &PeerConfig| payloads.id_r.is_none_or(|id| config.local_id.is(id.kind, id.data));
-    let known = cx.peers.values().find(|peer| peer.config.remote_id.is(identity.kind, identity.data) && asked(&peer.config));
+    let named = |config: &PeerConfig| config.remote_id.is(identity.kind, identity.data);
+    // Nobody is left out once a name is found: how many peers are looked at must not show who is one.
+    let (mut known, mut misnamed) = (None, None);
+    for peer in cx.peers.values().filter(|peer| named(&peer.config)) {
+        let slot = if asked(&peer.config) { &mut known } else { &mut misnamed };
+        slot.get_or_insert(peer);
+    }
+    let misnamed = misnamed.map(|peer| peer.config.id);
     let open = known.filter(|peer| !peer.closed).map(|peer| Arc::clone(&peer.config));
     let known = known.map(|peer| (peer.config.id, peer.closed));
     // One way for all: a stranger's proof is computed too, with a key that nobody has.
@@ -160,14 +183,20 @@ fn verify(cx: &mut Context, now: u64, sa: &IkeSa, came: &Came, payloads: &Payloa
         return Some(config);
     }
     let who = describe_identity(identity.kind, identity.data);
-    let why = match known {
-        None => "no such peer is configured",
-        Some((_, true)) => "this peer is closed",
-        Some((_, false)) if proof.method != METHOD_PSK => "it proves itself otherwise than by a pre-shared key",
-        Some((_, false)) => "its proof does not fit the key that we share with it",
+    let why = match (known, payloads.id_r) {
+        (Some((_, true)), _) => "this peer is closed".to_owned(),
+        (Some((_, false)), _) if proof.method != METHOD_PSK => "it proves itself otherwise than by a pre-shared key".to_owned(),
+        (Some((_, false)), _) => "its proof does not fit the key that we share with it".to_owned(),
+        (None, Some(id)) if misnamed.is_some() => {
+            format!("it wants to talk to {}, and that is not our name for it", describe_identity(id.kind, id.data))
+        }
+        (None, _) => "no such peer is configured".to_owned(),
     };
     let text = format!("we refused {from}, which says it is {who}: {why}");
-    if let Some(peer) = known.and_then(|(id, _)| cx.peers.get_mut(&id)).filter(|peer| !peer.up) {
+    // For everybody alike, so that a stranger cannot tell by the time whether it has named a peer.
+    cx.suspect(from.ip(), &text);
+    let meant = known.map(|(id, _)| id).or(misnamed);
+    if let Some(peer) = meant.and_then(|id| cx.peers.get_mut(&id)).filter(|peer| !peer.up) {
         peer.last_error = Some(text.clone());
     }
     cx.stranger(now, text);

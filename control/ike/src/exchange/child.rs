@@ -36,6 +36,23 @@ impl Refusal {
     }
 }
 
+/// What a peer's no to a child of ours means: what we had asked for, where that is what it did not take. `groups` are those of a fresh
+/// key exchange.
+pub(crate) fn refused(config: &PeerConfig, error: u16, what: &str, groups: &[Group]) -> String {
+    let name = notify::name(error);
+    match error {
+        notify::NO_PROPOSAL_CHOSEN => {
+            let offer = Proposal::esp(&config.esp_suites, 0).with_groups(groups);
+            format!("{name} for {what}: it takes nothing of our offer [{}]", proposal::describe(&[offer]))
+        }
+        notify::TS_UNACCEPTABLE => {
+            let [ours, theirs] = [&config.local_subnets, &config.remote_subnets].map(|nets| selector::describe_nets(nets));
+            format!("{name} for {what}: it has no common subnets with our [{ours} to {theirs}]")
+        }
+        _ => format!("{name} for {what}"),
+    }
+}
+
 /// A random nonce.
 pub(crate) fn nonce(host: &mut dyn Host) -> Vec<u8> {
     let mut nonce = vec![0; NONCE_BYTES];

@@ -7,7 +7,7 @@ use crate::context::Context;
 use crate::crypto::{Exchange, Material};
 use crate::error::Fault;
 use crate::exchange::Came;
-use crate::exchange::child::{CHILDREN_MAX, Place, Refusal, Terms, accept, complete, nonce, notices, offer, prepare};
+use crate::exchange::child::{self, CHILDREN_MAX, Place, Refusal, Terms, accept, complete, nonce, notices, offer, prepare};
 use crate::exchange::rekey::{self, Collision};
 use crate::message::{Chain, Payloads, exchange, notify};
 use crate::output::{ChildId, Host, Level};
@@ -160,9 +160,11 @@ fn refused(cx: &mut Context, now: u64, sa: &mut IkeSa, id: ChildId, (error, data
         sa.requests.waiting.push_front(Task::CreateChild(id));
         return Then::Nothing;
     }
+    let groups = if child.exchange.is_some() { cx.config.groups.clone() } else { Vec::new() };
     let pause = if error == notify::TEMPORARY_FAILURE { cx.config.rekey_again_ms } else { cx.config.rekey_retry_ms };
     rekey::abandon(cx, now, sa, id, pause);
-    let name = notify::name(error);
+    let what = if old.is_some() { "a rekey" } else { "a further child" };
+    let text = cx.peer(peer).map(|config| child::refused(&config, error, what, &groups)).unwrap_or_default();
     match (error, old) {
         // Section 2.25: a bad moment is nobody's fault.
         (notify::TEMPORARY_FAILURE, Some(_)) => {}
@@ -171,11 +173,11 @@ fn refused(cx: &mut Context, now: u64, sa: &mut IkeSa, id: ChildId, (error, data
             cx.event(peer, Level::Info, format!("{} rekeys no child: a fresh IKE SA replaces this one", cx.name(peer)));
             return Then::Reestablish;
         }
-        (_, Some(_)) => _ = cx.fault(peer, &Fault::PeerRefused(format!("{name} for a rekey"))),
+        (_, Some(_)) => _ = cx.fault(peer, &Fault::PeerRefused(text)),
         (_, None) => {
             // RFC 9611: no more for these selectors. NO_ADDITIONAL_SAS: no more at all.
             sa.full |= matches!(error, notify::TS_MAX_QUEUE | notify::NO_ADDITIONAL_SAS);
-            cx.fault(peer, &Fault::PeerRefused(format!("{name} for a further child")));
+            cx.fault(peer, &Fault::PeerRefused(text));
         }
     }
     Then::Nothing

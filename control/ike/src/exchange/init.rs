@@ -111,7 +111,15 @@ pub(crate) fn on_response(cx: &mut Context, now: u64, sa: &mut IkeSa, came: &Cam
             return follow(cx, now, sa, Follow::Group(group), host);
         }
         let ours = proposal::describe(&starting.offer);
-        return doubt(cx, now, sa, Fault::PeerRefused(format!("{} of our offer [{ours}]", notify::name(error.kind))));
+        return doubt(
+            cx,
+            now,
+            sa,
+            Fault::PeerRefused(match error.kind {
+                notify::NO_PROPOSAL_CHOSEN => format!("NO_PROPOSAL_CHOSEN: it takes nothing of our offer [{ours}] for IKE"),
+                kind => format!("{} of our offer [{ours}]", notify::name(kind)),
+            }),
+        );
     }
     match agree(starting, sa.spi, &sa.nonce_i, &header, &payloads) {
         Err(fault) => doubt(cx, now, sa, fault),

@@ -26,6 +26,11 @@ pub(super) fn kind(number: u8) -> String {
     }
 }
 
+/// Whether it is a group that nobody should use any more (RFC 8247 section 2.4: MUST NOT and SHOULD NOT).
+pub(super) fn weak(transform: &Transform) -> bool {
+    matches!((transform.kind, transform.id), (kind::KE, 1 | 2 | 5 | 22..=24))
+}
+
 fn name(transform: &Transform) -> String {
     let known = match (transform.kind, transform.id) {
         (kind::ENCR, 3) => "3DES",
@@ -48,6 +53,7 @@ fn name(transform: &Transform) -> String {
         (kind::INTEG, 13) => "HMAC_SHA2_384_192",
         (kind::INTEG, 14) => "HMAC_SHA2_512_256",
         (kind::INTEG | kind::KE | kind::ADDKE_1..=kind::ADDKE_7, 0) => "NONE",
+        (kind::KE, 1) => "MODP_768",
         (kind::KE, 2) => "MODP_1024",
         (kind::KE, 5) => "MODP_1536",
         (kind::KE, 14) => "MODP_2048",
@@ -56,6 +62,9 @@ fn name(transform: &Transform) -> String {
         (kind::KE, 19) => "P256",
         (kind::KE, 20) => "P384",
         (kind::KE, 21) => "P521",
+        (kind::KE, 22) => "MODP_1024_S160",
+        (kind::KE, 23) => "MODP_2048_S224",
+        (kind::KE, 24) => "MODP_2048_S256",
         (kind::KE, 31) => "X25519",
         (kind::KE, 32) => "X448",
         (kind::KE | kind::ADDKE_1..=kind::ADDKE_7, 35) => "ML_KEM_512",
