@@ -16,6 +16,7 @@ mod script;
 mod treat;
 
 pub use audit::{Audit, Findings};
+pub(crate) use chance::draw;
 pub use chance::{Alteration, Change, Decision};
 pub use relay::{Playback, Relay, RelayOptions, Report};
 pub use script::{Faults, Region, Script};

@@ -8,6 +8,7 @@
 //!                               penstock-engine            penstock-engine
 //! ```
 
+pub mod campaign;
 pub mod compare;
 pub mod faulty;
 pub mod lab;

@@ -47,7 +47,7 @@ pub struct Decision {
 }
 
 /// One draw: the finaliser of SplitMix64 over everything it depends on.
-pub(super) fn draw(seed: u64, direction: usize, number: u64, purpose: u64) -> u64 {
+pub(crate) fn draw(seed: u64, direction: usize, number: u64, purpose: u64) -> u64 {
     let mut mixed = seed;
     for part in [direction as u64, number, purpose] {
         mixed = scramble(mixed.wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_add(part));

@@ -2,6 +2,7 @@
 //! namespaces; what they share is the library.
 
 mod by_hand;
+mod kills;
 mod output;
 mod preset;
 mod profile;
@@ -41,6 +42,8 @@ enum Task {
     Soak(soak::Arguments),
     /// Carries frames between two devices and spoils them by a script: losses, copies, delays, changes, forgeries; and audits what passes.
     Wire(wire::Arguments),
+    /// Kills engines or controls again and again under load, and says what that cost.
+    Kills(kills::Arguments),
     #[command(flatten)]
     ByHand(by_hand::Load),
 }
@@ -71,6 +74,7 @@ fn perform(task: &Task) -> Result<()> {
         Task::Profile(arguments) => profile::run(arguments),
         Task::Soak(arguments) => soak::run(arguments),
         Task::Wire(arguments) => wire::run(arguments),
+        Task::Kills(arguments) => kills::run(arguments),
         Task::ByHand(load) => by_hand::run(load),
     }
 }
