@@ -13,6 +13,7 @@ mod ecn;
 mod inbound;
 mod install;
 mod outbound;
+mod waiting;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::sa::{self, Inbound, Outbound, Pair};
 use crate::slots::{Inbox, Outbox, SendSlot, Source, WriteSlot};
 use crate::tally::{Moment, Tally};
 use crate::tun::merge::Merge;
+use waiting::Waiting;
 
 /// What a path is made for.
 #[derive(Clone, Copy, Debug)]
@@ -221,6 +223,9 @@ pub struct Path {
     /// A path MTU was told since the last tick.
     path_mtu_told: bool,
     parked: u32,
+    /// What came before there was an SA for it, and when that was looked at last.
+    waiting: Waiting,
+    waited_ms: u64,
     /// The pair that the next tick begins with.
     tick_at: usize,
     /// What found no room on its way out.
@@ -245,6 +250,8 @@ impl Path {
             unknown_spi_ms: 0,
             path_mtu_told: false,
             parked: 0,
+            waiting: Waiting::new(),
+            waited_ms: 0,
             tick_at: 0,
             leaving: None,
         }
@@ -296,6 +303,12 @@ impl Path {
     /// Counts a packet that the shell had to drop.
     pub fn drop(&mut self, reason: Drop, packets: u64) {
         self.now.drop(reason, packets);
+    }
+
+    /// Packets from the TUN queue that wait for an SA now.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        self.waiting.packets()
     }
 
     /// Frames parked for announced SPIs now. Kept as a sum: it is asked for in every round.

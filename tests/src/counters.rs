@@ -19,6 +19,7 @@ struct Core {
     site: usize,
     ring: bool,
     parked: i64,
+    waiting: i64,
     /// Counters and drops by name; drops that are zero may be absent.
     values: BTreeMap<String, i64>,
 }
@@ -146,7 +147,7 @@ impl Counters {
                 |stage: Stage| Drop::ALL.iter().filter(|drop| drop.stage() == stage).map(|drop| core.value(drop.name())).sum::<i64>();
             assert_eq!(
                 value(Counter::OutboundPackets) + value(Counter::OutboundHandoffIn),
-                value(Counter::SealedPackets) + value(Counter::OutboundHandoffOut) + lost(Stage::Outbound),
+                value(Counter::SealedPackets) + value(Counter::OutboundHandoffOut) + core.waiting + lost(Stage::Outbound),
                 "outbound: {core:?}"
             );
             assert_eq!(value(Counter::SealedPackets), value(Counter::SentPackets) + lost(Stage::Send), "send: {core:?}");
@@ -182,7 +183,13 @@ impl Core {
             let part = core[part].as_object().unwrap_or_else(|| panic!("no {part} in {core}"));
             values.extend(part.iter().map(|(name, value)| (name.clone(), value.as_i64().unwrap_or_else(|| panic!("{name} is no number")))));
         }
-        Self { site, ring: core["ring"].as_bool().unwrap_or(false), parked: core["parked"].as_i64().unwrap_or(0), values }
+        Self {
+            site,
+            ring: core["ring"].as_bool().unwrap_or(false),
+            parked: core["parked"].as_i64().unwrap_or(0),
+            waiting: core["waiting"].as_i64().unwrap_or(0),
+            values,
+        }
     }
 
     fn value(&self, name: &str) -> i64 {

@@ -78,3 +78,23 @@ fn a_nat_with_a_short_memory_is_reminded() {
         assert_eq!(inward.back_after(begun).is_some(), reached, "every {keepalive}\n{}", natted.picture());
     }
 }
+
+#[test]
+fn a_new_control_finds_the_peer_behind_the_nat_again_and_nothing_is_lost() {
+    let mut natted = Natted::start(2, "").expect("both come up");
+    let [hidden, open] = [natted.host(0), natted.host(1)];
+    let before = natted.peer(1)["ike"]["initiator_spi"].clone();
+    let udp = Udp { flows: 4, rate: 500.0, duration: Duration::from_secs(4), direction: Direction::Both, ..Udp::default() };
+    let total = std::thread::scope(|scope| {
+        let load = scope.spawn(|| udp.run(&hidden, &open).expect("sockets").total);
+        std::thread::sleep(Duration::from_secs(1));
+        let old = natted.sites[1].kill_control().expect("it runs");
+        natted.sites[1].wait_new_control(old, Duration::from_secs(10)).expect("another one");
+        load.join().expect("the load")
+    });
+    assert!(total.is_perfect(), "{total}\n{}", natted.picture());
+    natted.sites[1].wait_up(Duration::from_secs(5)).expect("it is up");
+    let after = natted.peer(1)["ike"]["initiator_spi"].clone();
+    assert!(after.is_string() && after != before, "an IKE SA of the new control's: {after}\n{}", natted.picture());
+    println!("{total} while control was killed");
+}

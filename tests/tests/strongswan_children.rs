@@ -35,7 +35,8 @@ fn stays(mixed: &Mixed, here: &str, there: &str, reason: &str) {
     for _ in 0..COUNT {
         from.send_to(&[7; 100], to.local_addr().expect("bound")).expect("the route is there");
     }
-    std::thread::sleep(Duration::from_millis(300));
+    // One without an SA waits a second for it.
+    std::thread::sleep(Duration::from_millis(1_300));
     assert!(to.recv(&mut [0; 200]).is_err(), "{here} to {there}: {}", mixed.picture());
     let dropped = mixed.counters().since(&before).drop(reason);
     println!("{here} to {there}: {COUNT} sent, {dropped} dropped as {reason}");

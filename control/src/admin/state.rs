@@ -238,8 +238,11 @@ pub struct Core {
     pub ring: bool,
     /// Whether it sleeps now.
     pub asleep: bool,
-    /// Packets that wait for a key now.
+    /// Packets of a peer's that wait for a key now.
     pub parked: u32,
+    /// Packets of ours that wait for a tunnel now.
+    #[serde(default)]
+    pub waiting: u32,
     /// By the names of [`penstock_uapi::Counter`].
     pub counters: BTreeMap<String, u64>,
     /// By the names of [`penstock_uapi::Drop`].
@@ -296,6 +299,7 @@ impl Core {
             ring: state.ring != 0,
             asleep: state.asleep != 0,
             parked: state.parked.get(),
+            waiting: state.waiting.get(),
             counters: Counter::ALL.iter().zip(&state.counters).map(|(counter, value)| (counter.name().to_owned(), value.get())).collect(),
             drops: Drop::ALL.iter().zip(&state.drops).map(|(reason, value)| (reason.name().to_owned(), value.get())).collect(),
         }

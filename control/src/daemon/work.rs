@@ -112,7 +112,7 @@ pub(super) struct Work {
     tokens: HashMap<ChildId, Token>,
     /// SAs of an earlier control, to be retired once their peer has new ones.
     inherited: HashMap<PeerId, Vec<u32>>,
-    /// Where an earlier control's engine sent to: where peers without an endpoint are found again.
+    /// Where peers without an endpoint are found again.
     last_seen: HashMap<PeerId, SocketAddr>,
     unknown_spis: u64,
     unknown_logged: Option<Instant>,
@@ -174,6 +174,19 @@ fn keep_sets(policies: &mut Policies, running: &crate::engine::State, ids: &[Pee
     }
 }
 
+/// Where each peer of an adopted engine is. One with several children is left out: only the peer itself can ask for each of them again,
+/// and does so when it misses its IKE SA.
+fn last_seen(running: &crate::engine::State) -> HashMap<PeerId, SocketAddr> {
+    let mut found: HashMap<PeerId, (u32, SocketAddr, bool)> = HashMap::new();
+    for sa in running.sas.iter().filter(|sa| sa.phase != phase::DRAINING) {
+        let Some(remote) = sa.remote.to_socket() else { continue };
+        let policy = sa.policy.get();
+        let (first, _, one) = found.entry(peer_of(policy)).or_insert((policy, remote, true));
+        *one &= *first == policy;
+    }
+    found.into_iter().filter(|(_, (_, _, one))| *one).map(|(peer, (_, remote, _))| (peer, remote)).collect()
+}
+
 impl Work {
     /// Takes over from the setup: policies, sockets, the state machine with all peers.
     pub(super) async fn new(config: Config, options: Options, link: Link, ready: Ready) -> Result<Self, Stop> {
@@ -190,9 +203,7 @@ impl Work {
         let policies = Rc::new(policies);
 
         let mut inherited: HashMap<PeerId, Vec<u32>> = HashMap::new();
-        let mut last_seen: HashMap<PeerId, SocketAddr> = HashMap::new();
         for sa in running.sas.iter().filter(|sa| ids.contains(&peer_of(sa.policy.get()))) {
-            last_seen.extend(sa.remote.to_socket().map(|remote| (peer_of(sa.policy.get()), remote)));
             let of_peer = inherited.entry(peer_of(sa.policy.get())).or_default();
             if sa.phase != phase::DRAINING {
                 of_peer.push(sa.inbound_spi.get());
@@ -248,7 +259,7 @@ impl Work {
             statuses: HashMap::new(),
             tokens: HashMap::new(),
             inherited,
-            last_seen,
+            last_seen: last_seen(&running),
             unknown_spis: 0,
             unknown_logged: None,
             listening: Listening::default(),

@@ -31,6 +31,7 @@ pub(crate) fn state() -> State {
         ring: core == 0,
         asleep: core == 1,
         parked: 0,
+        waiting: 0,
         counters: [("sent_packets", 1200), ("udp_sends", 100), ("opened_packets", 7), ("receive_queue_overflows", 3)]
             .map(|(name, value)| (name.to_owned(), value))
             .into(),
@@ -228,7 +229,7 @@ fn the_json_is_stable() {
         keys(&json["peers"][0]["sas"][0]),
         "age_ms core esn fallback inbound inbound_spi outbound outbound_spi phase source_port suite"
     );
-    assert_eq!(keys(&json["cores"][0]), "asleep core counters cpu drops parked ring");
+    assert_eq!(keys(&json["cores"][0]), "asleep core counters cpu drops parked ring waiting");
     assert_eq!(json["drops"]["source_not_local"], 4);
     assert_eq!(json["drops"].as_object().map(serde_json::Map::len), Some(penstock_uapi::Drop::COUNT), "every reason, also those with 0");
     assert_eq!(serde_json::from_value::<State>(json).expect("a state"), state());

@@ -48,6 +48,7 @@ fn core_state(number: u16, core: &RunningCore) -> CoreState {
         ring: core.ring.into(),
         asleep: core.desk.sleep.is_asleep().into(),
         parked: U32::new(core.desk.parked.load(Ordering::Relaxed)),
+        waiting: U32::new(core.desk.waiting.load(Ordering::Relaxed)),
         counters: [U64::ZERO; Counter::COUNT],
         drops: [U64::ZERO; Drop::COUNT],
     };

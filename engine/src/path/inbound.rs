@@ -149,6 +149,9 @@ impl Path {
         }
         if activate {
             self.activate(now_ms, spi);
+            if self.waiting.woken {
+                self.release(now_ms, io);
+            }
             self.tell(Event::OutboundActive { spi }, io);
         }
     }

@@ -27,6 +27,9 @@ impl Path {
             Order::Retire { spi, drain_ms } => self.retire(now_ms, spi, drain_ms, io),
             Order::Policies(policies) => self.replace_policies(policies, io),
         }
+        if self.waiting.woken {
+            self.release(now_ms, io);
+        }
     }
 
     /// Time passed: call it about every 50 ms. It looks at [`TICK_PAIRS`] pairs at most, and no further than to the first one for which
@@ -36,6 +39,10 @@ impl Path {
             self.leaving = io.events.remains(leaving);
         }
         self.path_mtu_told = false;
+        if !self.waiting.is_empty() {
+            // Another core may have got an SA that this one can use; and nothing waits for ever.
+            self.release(now_ms, io);
+        }
         let pairs = self.pairs.count();
         for _ in 0..pairs.min(TICK_PAIRS) {
             if self.tick_at >= pairs {
@@ -188,6 +195,7 @@ impl Path {
         }
         self.last_route = None;
         std::mem::swap(&mut self.policies, &mut policies);
+        self.waiting.woken = !self.waiting.is_empty();
         self.leave(Remains::Policies(policies), io);
     }
 

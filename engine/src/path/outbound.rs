@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use penstock_uapi::reply::phase;
 use penstock_uapi::{Counter, Drop};
 
+use super::waiting::WAITING_MS_MAX;
 use super::{Event, Io, Path, ecn};
 use crate::esp::packet::{NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, frame_bytes};
 use crate::esp::seal::SealError;
@@ -40,10 +41,14 @@ impl Path {
             Some(parsed) => {
                 self.now.add(Counter::OutboundPackets, parsed.packets);
                 self.now.add(Counter::OutboundBytes, parsed.ip.total as u64);
-                match self.way(now_ms, &parsed, io) {
-                    Ok((at, Way::Here(spi))) => return self.seal(read, &parsed, at, spi, io),
-                    Ok((at, Way::Core(core))) => return self.hand_over(now_ms, read, &parsed, at, core, io),
-                    Err(reason) => (parsed.packets, reason),
+                if self.waiting.woken || !self.waiting.is_empty() && self.waited_ms != now_ms {
+                    // Those that waited came first.
+                    self.release(now_ms, io);
+                }
+                match self.forward(now_ms, read, &parsed, io) {
+                    Ok(()) => return,
+                    Err((Drop::NoSa, Some(policy))) if self.waiting.keep(now_ms, policy, parsed.packets, read) => return,
+                    Err((reason, _)) => (parsed.packets, reason),
                 }
             }
             None => {
@@ -52,6 +57,37 @@ impl Path {
             }
         };
         self.now.drop(packets.1, packets.0);
+    }
+
+    /// Sends a read on its way, or says why not, and which policy it is for if it only lacks an SA.
+    fn forward(&mut self, now_ms: u64, read: &mut [u8], parsed: &Read, io: &mut Io<'_>) -> Result<(), (Drop, Option<u32>)> {
+        match self.way(now_ms, parsed, io)? {
+            (at, Way::Here(spi)) => self.seal(read, parsed, at, spi, io),
+            (at, Way::Core(core)) => self.hand_over(now_ms, read, parsed, at, core, io),
+        }
+        Ok(())
+    }
+
+    /// Reads that waited for an SA leave, if there is one now or their time is over.
+    pub(super) fn release(&mut self, now_ms: u64, io: &mut Io<'_>) {
+        self.waited_ms = now_ms;
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.sift(|waiter, read| {
+            let sent = match Read::parse(read, self.config.vnet_header_bytes) {
+                Some(parsed) => self.forward(now_ms, read, &parsed, io).map_err(|(reason, _)| reason),
+                None => Err(Drop::OutboundMalformed),
+            };
+            match sent {
+                Ok(()) => true,
+                Err(Drop::NoSa) if now_ms.saturating_sub(waiter.since_ms) < WAITING_MS_MAX => false,
+                Err(reason) => {
+                    self.now.drop(reason, waiter.packets);
+                    true
+                }
+            }
+        });
+        waiting.woken = false;
+        self.waiting = waiting;
     }
 
     /// A TUN read of another core, for the SA that this one owns.
@@ -93,24 +129,25 @@ impl Path {
         if sends(&first) { Some(first) } else { holding.find(sends).or(Some(first)) }
     }
 
-    fn way(&mut self, now_ms: u64, read: &Read, io: &mut Io<'_>) -> Result<(usize, Way), Drop> {
+    fn way(&mut self, now_ms: u64, read: &Read, io: &mut Io<'_>) -> Result<(usize, Way), (Drop, Option<u32>)> {
         let ip = &read.ip;
-        let reach = self.route(ip.destination).ok_or(Drop::NoRoute)?;
+        let reach = self.route(ip.destination).ok_or((Drop::NoRoute, None))?;
         // RFC 4301 section 5.1: both ends of the packet must be within what was agreed for the SA that it leaves by.
-        let at = self.choose(reach, ip.source).ok_or(Drop::SourceNotLocal)?;
-        let policy = self.policies.table.policies.get(at).ok_or(Drop::NoRoute)?;
-        let state = self.policies.states.get_mut(at).ok_or(Drop::NoRoute)?;
+        let at = self.choose(reach, ip.source).ok_or((Drop::SourceNotLocal, None))?;
+        let policy = self.policies.table.policies.get(at).ok_or((Drop::NoRoute, None))?;
+        let state = self.policies.states.get_mut(at).ok_or((Drop::NoRoute, None))?;
         if state.active != 0 {
             return Ok((at, Way::Here(state.active)));
         }
         let fallback = policy.lasting.fallback().filter(|core| *core != self.config.core && *core < self.config.cores);
-        let acquire = Event::Acquire { policy: policy.id, per_core: fallback.is_some() };
+        let number = policy.id;
+        let acquire = Event::Acquire { policy: number, per_core: fallback.is_some() };
         let pause = if fallback.is_some() { ACQUIRE_CORE_MS } else { ACQUIRE_MS };
         if now_ms >= state.acquire_ms {
             state.acquire_ms = now_ms.saturating_add(pause);
             self.tell(acquire, io);
         }
-        fallback.map(|core| (at, Way::Core(core))).ok_or(Drop::NoSa)
+        fallback.map(|core| (at, Way::Core(core))).ok_or((Drop::NoSa, Some(number)))
     }
 
     fn hand_over(&mut self, now_ms: u64, read: &[u8], parsed: &Read, at: usize, core: u16, io: &mut Io<'_>) {
@@ -176,6 +213,7 @@ impl Path {
         let Some(pair) = self.pairs.get_mut(spi) else { return };
         let Some(outbound) = pair.outbound.as_deref_mut() else { return };
         (outbound.waits, outbound.switch_at_ms) = (false, None);
+        self.waiting.woken = !self.waiting.is_empty();
         let fallback = outbound.fallback;
         let Some(at) = self.policies.table.place(pair.policy) else { return };
         pair.enter(phase::ACTIVE);

@@ -21,6 +21,7 @@ mod edges;
 mod keys;
 mod owners;
 mod refusals;
+mod waiting;
 
 const PEER: u32 = 7;
 
@@ -177,6 +178,11 @@ impl Core {
         self.path.moment().dropped(drop)
     }
 
+    /// Packets that found no SA: dropped, or waiting for one.
+    fn without_sa(&self) -> u64 {
+        self.dropped(Drop::NoSa) + self.path.waiting()
+    }
+
     /// The sums that stand at [`Counter`].
     fn assert_sums(&self) {
         let moment = self.path.moment();
@@ -185,7 +191,7 @@ impl Core {
         use Counter as C;
         assert_eq!(
             sum(&[C::OutboundPackets, C::OutboundHandoffIn]),
-            sum(&[C::SealedPackets, C::OutboundHandoffOut]) + lost(Stage::Outbound)
+            sum(&[C::SealedPackets, C::OutboundHandoffOut]) + self.path.waiting() + lost(Stage::Outbound)
         );
         assert_eq!(sum(&[C::SealedPackets]), sum(&[C::SentPackets]) + lost(Stage::Send));
         assert_eq!(

@@ -117,6 +117,7 @@ impl Core {
     /// Ends a round: what is ready can be carried out, what was counted is seen. Returns whether anything was done.
     pub fn finish(&mut self) -> bool {
         self.desk.parked.store(self.path.parked(), Ordering::Relaxed);
+        self.desk.waiting.store(u32::try_from(self.path.waiting()).unwrap_or(u32::MAX), Ordering::Relaxed);
         self.path.finish(io!(self));
         self.mail.flush();
         self.reporter.flush();

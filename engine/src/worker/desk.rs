@@ -59,6 +59,8 @@ pub struct Desk {
     pub spent: ArrayQueue<Spent>,
     /// Frames parked now.
     pub parked: AtomicU32,
+    /// Packets that wait for an SA now.
+    pub waiting: AtomicU32,
     /// Whether the core sleeps.
     pub sleep: Sleep,
     /// Whether it waits for its parcels to come back.
@@ -90,6 +92,7 @@ impl Desk {
             blank_letters,
             spent: ArrayQueue::new(limits::SPENT),
             parked: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
             sleep: Sleep::default(),
             starved: AtomicBool::new(false),
             bell: Bell::new()?,

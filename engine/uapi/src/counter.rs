@@ -31,7 +31,7 @@ macro_rules! named {
 named! {
     /// What one core counts. These sums hold exactly whenever the core is between two batches:
     ///
-    /// * `outbound_packets + outbound_handoff_in = sealed_packets + outbound_handoff_out + ` drops of [`Stage::Outbound`]
+    /// * `outbound_packets + outbound_handoff_in = sealed_packets + outbound_handoff_out +` waiting now ` + ` drops of [`Stage::Outbound`]
     /// * `sealed_packets = sent_packets + ` drops of [`Stage::Send`] ` + ` packets in flight
     /// * `inbound_frames + inbound_handoff_in = opened_packets + inbound_handoff_out + keepalives + stray_ike +` parked now ` + ` drops of [`Stage::Inbound`]
     /// * `opened_packets = delivered_packets + ` drops of [`Stage::Deliver`] ` + ` packets in flight

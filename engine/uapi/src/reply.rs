@@ -107,6 +107,8 @@ pub struct CoreState {
     pub asleep: u8,
     /// Frames parked for announced SPIs now.
     pub parked: U32,
+    /// Packets from the TUN queue that wait for an SA now.
+    pub waiting: U32,
     /// In the order of [`Counter::ALL`].
     pub counters: [U64; Counter::COUNT],
     /// In the order of [`Drop::ALL`].

@@ -104,10 +104,10 @@ fn what_may_not_leave_is_named() {
     try_one(&|_| {}, 1439 - 28);
     // To the nested peer, which has no SA.
     try_one(&|read| read[12 + 18] = 9, 9);
-    for (reason, count) in [(Drop::NoRoute, 1), (Drop::SourceNotLocal, 1), (Drop::OutboundMalformed, 3), (Drop::TooBig, 1), (Drop::NoSa, 1)]
-    {
+    for (reason, count) in [(Drop::NoRoute, 1), (Drop::SourceNotLocal, 1), (Drop::OutboundMalformed, 3), (Drop::TooBig, 1)] {
         assert_eq!(left.dropped(reason), count, "{}", reason.name());
     }
+    assert_eq!(left.without_sa(), 1);
     assert_eq!(left.told.events, [Event::Acquire { policy: PEER + 1, per_core: false }]);
     left.assert_sums();
 }
