@@ -23,6 +23,8 @@ pub struct Config {
     pub retransmit_first_ms: u64,
     /// Each further wait is the last one times this, in percent.
     pub retransmit_growth_percent: u64,
+    /// The longest wait: a path that heals is found healed within it.
+    pub retransmit_last_ms: u64,
     /// How often a request is sent before its IKE SA is given up.
     pub retransmit_tries: u32,
     /// The pause before a failed peer is tried again, at first.
@@ -57,7 +59,8 @@ impl Default for Config {
             port: 4500,
             retransmit_first_ms: 500,
             retransmit_growth_percent: 180,
-            retransmit_tries: 8,
+            retransmit_last_ms: 5_000,
+            retransmit_tries: 16,
             retry_first_ms: 1_000,
             retry_last_ms: 60_000,
             cookie_over_half_open: 30,

@@ -114,7 +114,7 @@ impl Outstanding {
             return Due::GiveUp(Fault::Silent(format!("{} tries in {seconds} s", self.sent)));
         }
         self.sent = self.sent.saturating_add(1);
-        self.wait = self.wait.saturating_mul(config.retransmit_growth_percent) / 100;
+        self.wait = (self.wait.saturating_mul(config.retransmit_growth_percent) / 100).min(config.retransmit_last_ms);
         self.due = now.saturating_add(jitter.spread(self.wait).max(1));
         if let Some((until, _)) = &self.doubt {
             self.due = self.due.min(*until);
@@ -146,13 +146,14 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_with_jitter_and_end() {
+    fn pauses_grow_with_jitter_up_to_five_seconds_and_end_after_a_minute() {
         let (pauses, fault) = fire_all(request());
-        assert_eq!(pauses.len(), 8);
-        let mut ideal = 500.0;
+        assert_eq!(pauses.len(), 16);
+        assert!((55_000..80_000).contains(&pauses.iter().sum::<u64>()), "{pauses:?}");
+        let mut ideal = 500.0_f64;
         for pause in pauses {
             assert!((ideal * 0.79..=ideal * 1.21).contains(&(pause as f64)), "{pause} is not about {ideal}");
-            ideal *= 1.8;
+            ideal = (ideal * 1.8).min(5_000.0);
         }
         assert!(matches!(fault, Fault::Silent(_)));
     }
