@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use libc::{IFF_MULTI_QUEUE, IFF_NO_PI, IFF_TUN, IFF_VNET_HDR};
 
@@ -127,6 +127,12 @@ pub fn persist(name: &str, queue: &OwnedFd, stay: bool) -> Result<(), TunError> 
         what: "persistence",
         error,
     })
+}
+
+/// Whether the device of a queue is still there: the queue of one that was deleted belongs to none.
+#[must_use]
+pub fn lives(queue: BorrowedFd<'_>) -> bool {
+    sys::tun_identity(queue).is_ok()
 }
 
 /// Checks that a descriptor handed back by an engine is a queue of `name` with the properties that [`open`] gives.

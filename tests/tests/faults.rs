@@ -73,3 +73,26 @@ fn what_somebody_takes_away_is_put_back() {
     let frames = capture.finish().expect("a capture");
     assert!(frames.len() > 100 && !frames.iter().any(|frame| frame.windows(8).any(|window| window == inner)), "nothing leaves in clear");
 }
+
+#[test]
+fn a_device_that_somebody_deletes_is_made_again() {
+    let pair = Pair::start(&PairOptions { cores: [2, 2], ..PairOptions::default() }).expect("both sites come up");
+    assert!(passes(&pair));
+    let wire = pair.wire.device();
+    let capture = pair.sites[1].namespace().enter(|| Capture::start(&wire)).expect("the namespace").expect("the link");
+    let before = kernel(&pair);
+    let site = &pair.sites[0];
+    for _ in 0..2 {
+        let start = Instant::now();
+        site.namespace().ip("link del pen0").expect("ip");
+        while !(kernel(&pair) == before && passes(&pair)) {
+            assert!(start.elapsed() < HEALED, "not healed: {:?}\nbefore: {before:?}\n{}", kernel(&pair), site.log());
+        }
+        println!("packets pass again {:.0?} after the device was deleted", start.elapsed());
+    }
+    assert_eq!(site.log().matches("event=device-made-again").count(), 2, "{}", site.log());
+    Counters::of(&pair).assert_sums();
+    let inner: Vec<u8> = [[10, 43, 43, 1], [10, 43, 100, 1]].concat();
+    let frames = capture.finish().expect("a capture");
+    assert!(frames.len() > 100 && !frames.iter().any(|frame| frame.windows(8).any(|window| window == inner)), "nothing leaves in clear");
+}

@@ -69,6 +69,28 @@ impl Devices {
         Ok(devices)
     }
 
+    /// Whether the TUN device of these queues is still there, under whatever name.
+    pub(super) fn have_device(&self) -> bool {
+        self.find(Role::Tun).is_some_and(tun::lives)
+    }
+
+    /// The same sockets with the queues of another device, one a core.
+    ///
+    /// # Errors
+    /// If no descriptor is left.
+    pub(super) fn with_queues(&self, queues: Vec<OwnedFd>) -> std::io::Result<Self> {
+        let sockets = |core: &Core| -> std::io::Result<Vec<(Role, OwnedFd)>> {
+            let kept = core.descriptors.iter().filter(|(role, _)| *role != Role::Tun);
+            kept.map(|(role, fd)| Ok((*role, fd.try_clone()?))).collect()
+        };
+        let core = |(core, queue): (&Core, OwnedFd)| -> std::io::Result<Core> {
+            let mut descriptors = vec![(Role::Tun, queue)];
+            descriptors.extend(sockets(core)?);
+            Ok(Core { cpu: core.cpu, descriptors })
+        };
+        Ok(Self { cores: self.cores.iter().zip(queues).map(core).collect::<std::io::Result<_>>()? })
+    }
+
     fn find(&self, wanted: Role) -> Option<BorrowedFd<'_>> {
         let all = self.cores.iter().flat_map(|core| &core.descriptors);
         all.into_iter().find(|(role, _)| *role == wanted).map(|(_, fd)| fd.as_fd())

@@ -1,18 +1,21 @@
 //! Addresses, routes and rules that somebody else took away are put back, within a moment and with one line in the log. An address
-//! that was not ours is gone for good: IKE SAs that used it go on with another one.
+//! that was not ours is gone for good: IKE SAs that used it go on with another one. A device that was deleted is made again, and another engine gets its queues.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-
+use penstock_uapi::request::feature;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::Work;
-use crate::log;
-use crate::netlink::NetlinkError;
+use super::super::devices::Devices;
+use super::{Stop, Work, failed};
+use crate::config::Config;
 use crate::netlink::watch::PutBack;
+use crate::netlink::{Netlink, NetlinkError, Plan};
+use crate::{log, tun};
 
 /// What goes within this time is put back together: an address takes its routes along.
 const GATHER: Duration = Duration::from_millis(100);
@@ -36,6 +39,14 @@ pub(super) enum Step {
     Look,
     Looked(Result<PutBack, NetlinkError>),
     Addresses(Vec<IpNet>),
+    Made(Result<Made, Stop>),
+}
+
+/// Another device in place of one that was deleted, with addresses, routes and rules.
+#[derive(Debug)]
+pub(super) struct Made {
+    devices: Devices,
+    uso: bool,
 }
 
 impl Repair {
@@ -78,11 +89,15 @@ impl Work {
                 self.repair.again = None;
                 let (netlink, plan) = (self.netlink.clone(), self.plan.clone());
                 let reader = self.netlink.clone();
+                let (config, devices, uso) = (self.config.clone(), self.devices.clone(), self.features & feature::USO != 0);
                 // What the machine has lost is no use to an IKE SA for another moment. An unanswered question is asked again with the next loss.
                 self.repair.tasks.spawn_local(async move { Step::Addresses(reader.addresses().await.unwrap_or_default()) });
                 self.repair.tasks.spawn_local(async move {
                     tokio::time::sleep(GATHER).await;
-                    Step::Looked(netlink.put_back(&plan).await)
+                    if devices.have_device() {
+                        return Step::Looked(netlink.put_back(&plan).await);
+                    }
+                    Step::Made(make_again(&config, &devices, &netlink, &plan, uso).await)
                 });
             }
             Step::Addresses(addresses) => self.leave_lost_addresses(&addresses),
@@ -100,15 +115,38 @@ impl Work {
                     log::warning("put-back", &fields);
                 }
             }
-            Step::Looked(Err(error)) => {
-                self.repair.again = Some(Instant::now() + AGAIN);
-                let reason = error.to_string();
-                if self.repair.told.as_ref() != Some(&reason) {
-                    log::error("not-put-back", &[("reason", &reason), ("again_every_s", &AGAIN.as_secs())]);
-                    self.repair.told = Some(reason);
-                }
+            Step::Made(Ok(made)) => {
+                self.repair.told = None;
+                self.use_device(made);
             }
+            Step::Looked(Err(error)) => self.not_put_back(error.to_string()),
+            Step::Made(Err(stop)) => self.not_put_back(stop.to_string()),
         }
+    }
+
+    fn not_put_back(&mut self, reason: String) {
+        self.repair.again = Some(Instant::now() + AGAIN);
+        if self.repair.told.as_ref() != Some(&reason) {
+            log::error("not-put-back", &[("reason", &reason), ("again_every_s", &AGAIN.as_secs())]);
+            self.repair.told = Some(reason);
+        }
+    }
+
+    /// An engine cannot change its queues: it ends, and the next one gets those of the new device.
+    fn use_device(&mut self, Made { devices, uso }: Made) {
+        log::warning("device-made-again", &[("device", &self.plan.device)]);
+        self.devices = Rc::new(devices);
+        if !uso {
+            self.features &= !feature::USO;
+        }
+        if self.engine.is_some() {
+            let client = self.installer.client.clone();
+            tokio::task::spawn_local(async move {
+                // One that is gone already is noticed as lost.
+                let _ = client.shutdown(Duration::ZERO).await;
+            });
+        }
+        self.order_engine_anew();
     }
 
     /// IKE SAs do not wait for an address that this machine no longer has.
@@ -125,4 +163,16 @@ impl Work {
             }
         }
     }
+}
+
+/// Makes the device that was deleted once more, with everything that belongs to it.
+async fn make_again(config: &Config, devices: &Devices, netlink: &Netlink, plan: &Plan, uso: bool) -> Result<Made, Stop> {
+    let device = &plan.device;
+    let is_new = netlink.link(device).await.map_err(failed)?.is_none();
+    let queues = tun::open(device, devices.count().into(), uso).map_err(failed)?;
+    if is_new {
+        netlink.claim(device, &config.site.name).await.map_err(failed)?;
+    }
+    netlink.apply(plan).await.map_err(failed)?;
+    Ok(Made { devices: devices.with_queues(queues.queues).map_err(failed)?, uso: queues.uso })
 }

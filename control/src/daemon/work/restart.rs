@@ -74,6 +74,13 @@ impl Work {
         self.order_engine(Instant::now(), pause);
     }
 
+    /// A try under way has descriptors that are of no use any more: another takes its place.
+    pub(super) fn order_engine_anew(&mut self) {
+        let Some(restart) = self.restart.take() else { return };
+        restart.task.abort();
+        self.order_engine(restart.lost, PAUSE_FIRST);
+    }
+
     /// Begins a try after a pause.
     fn order_engine(&mut self, lost: Instant, pause: Duration) {
         // Packets for SAs of the earlier generation that are still on their way cannot meet a new SPI by chance.
