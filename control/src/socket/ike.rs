@@ -18,6 +18,9 @@ use crate::sys;
 /// Four zero bytes before every IKE message on this port.
 pub const NON_ESP_MARKER: [u8; 4] = [0; 4];
 
+/// The largest datagram, or row of merged ones.
+const BUFFER_BYTES: usize = 65_536;
+
 /// What keeps a NAT's memory of us fresh.
 pub const KEEPALIVE: [u8; 1] = [0xff];
 
@@ -54,6 +57,8 @@ pub struct IkeSocket {
     marked: bool,
     /// Datagrams of a buffer in which the kernel had merged several (`UDP_GRO`).
     merged: RefCell<VecDeque<Datagram>>,
+    /// Where datagrams are read to: one for all of them, because a flood would have it made and zeroed anew for each.
+    buffer: RefCell<Vec<u8>>,
 }
 
 impl IkeSocket {
@@ -62,7 +67,7 @@ impl IkeSocket {
     /// # Errors
     /// If the runtime cannot watch it.
     pub fn new(fd: OwnedFd, port: u16) -> io::Result<Self> {
-        Ok(Self { fd: sys::watch(fd)?, port, marked: port != FIRST_PORT, merged: RefCell::default() })
+        Ok(Self { fd: sys::watch(fd)?, port, marked: port != FIRST_PORT, merged: RefCell::default(), buffer: RefCell::default() })
     }
 
     /// The descriptor, to hand a duplicate to the engine.
@@ -75,9 +80,11 @@ impl IkeSocket {
 
     /// Waits for the next datagram; errors of the socket (an ICMP answer to something we sent) are passed over.
     pub async fn receive(&self) -> Datagram {
-        let mut buffer = vec![0; 65_536];
+        let mut buffer = self.buffer.take();
+        buffer.resize(BUFFER_BYTES, 0);
         loop {
             if let Some(datagram) = self.merged.borrow_mut().pop_front() {
+                self.buffer.replace(buffer);
                 return datagram;
             }
             let received = self.fd.async_io(Interest::READABLE, |fd| sys::receive(fd.as_fd(), &mut buffer)).await;
