@@ -62,6 +62,9 @@ pub struct Admin {
     policies: Policies,
     sas: Sas,
     ends: Option<Instant>,
+    /// Since when nobody is there and nothing runs.
+    idle_since: Option<Instant>,
+    idle_max: Duration,
 }
 
 impl Admin {
@@ -84,17 +87,23 @@ impl Admin {
             policies: Policies::default(),
             sas: Sas::new()?,
             ends: None,
+            idle_since: None,
+            idle_max: limits::IDLE,
         })
     }
 
-    /// Serves until a shutdown was ordered and its time is over.
+    /// Serves until a shutdown was ordered and its time is over, or nobody has use for an engine that runs no core: who ordered it was refused, or
+    /// died before the start. As the first of its process namespace it would not be ended by a signal either.
     ///
     /// # Errors
     /// If poll fails, which leaves nothing to do.
     pub fn run(mut self) -> io::Result<()> {
         let mut buffer = vec![0; FRAME_BYTES_MAX + 1];
         loop {
-            let timeout = self.ends.map(|ends| ends.saturating_duration_since(Instant::now()));
+            let idle = self.clients.is_empty() && self.running.is_none();
+            self.idle_since = self.idle_since.or_else(|| Some(Instant::now())).filter(|_| idle);
+            let ends = self.ends.into_iter().chain(self.idle_since.map(|since| since + self.idle_max)).min();
+            let timeout = ends.map(|ends| ends.saturating_duration_since(Instant::now()));
             if timeout.is_some_and(|timeout| timeout.is_zero()) {
                 return Ok(());
             }
@@ -214,4 +223,38 @@ impl Admin {
 
 fn say<B: Body>(writer: &mut Client, body: &B, tail: &[u8]) {
     writer.event(frame::encode(Status::Done, 0, body, tail));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::time::{Duration, Instant};
+
+    use socket2::{Domain, SockAddr, Socket, Type};
+
+    use super::{Admin, Options};
+
+    #[test]
+    fn an_engine_that_runs_nothing_ends_when_nobody_is_there() {
+        const IDLE: Duration = Duration::from_millis(300);
+        let path = std::env::temp_dir().join(format!("penstock-idle-{}.sock", std::process::id()));
+        let address = SockAddr::unix(&path).expect("a path");
+        let listener = Socket::new(Domain::UNIX, Type::SEQPACKET, None).expect("a socket");
+        listener.bind(&address).expect("bound");
+        listener.listen(1).expect("listening");
+        let mut admin = Admin::new(OwnedFd::from(listener), Options { features: 0, sandbox: None }).expect("an engine");
+        admin.idle_max = IDLE;
+        let engine = std::thread::spawn(|| admin.run());
+        // Given a client, it stays, for longer than it would stay alone
+        let client = Socket::new(Domain::UNIX, Type::SEQPACKET, None).expect("a socket");
+        client.connect(&address).expect("it listens");
+        std::fs::remove_file(&path).expect("our own socket");
+        std::thread::sleep(3 * IDLE);
+        assert!(!engine.is_finished());
+        // when that leaves, it ends.
+        drop(client);
+        let start = Instant::now();
+        engine.join().expect("no panic").expect("a clean end");
+        assert!(start.elapsed() >= IDLE / 2);
+    }
 }

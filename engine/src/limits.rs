@@ -94,6 +94,9 @@ pub const POLL_MAX: Duration = Duration::from_millis(10);
 /// Frames that wait for a client that does not read. Events beyond are lost, and no request of it is read meanwhile.
 pub const CLIENT_FRAMES: usize = 1024;
 
+/// How long an engine that runs no core waits for somebody.
+pub const IDLE: Duration = Duration::from_secs(10);
+
 /// Requests of one client answered before the others have their turn.
 pub const CLIENT_REQUESTS_PER_ROUND: usize = 32;
 
