@@ -24,9 +24,11 @@ fn engine(test: &str, answer: impl Fn(Frame<'_>) -> Vec<Vec<u8>> + Send + 'stati
     let listener = Socket::new(Domain::UNIX, Type::SEQPACKET, None).expect("a socket");
     listener.bind(&SockAddr::unix(&path).expect("a path")).expect("bound");
     listener.listen(1).expect("listening");
+    let at = path.clone();
     std::thread::spawn(move || {
         use std::io::Read;
         let (mut client, _) = listener.accept().expect("a client");
+        std::fs::remove_file(at).expect("our own socket");
         let mut buffer = vec![0; penstock_uapi::FRAME_BYTES_MAX];
         while let Ok(length) = client.read(&mut buffer) {
             if length == 0 {
