@@ -3,10 +3,20 @@
 
 mod beat;
 mod bench;
+mod counts;
+mod cuts;
+mod flood;
+mod forgeries;
 mod kills;
+mod stranger;
 mod watch;
 
 pub use beat::Beat;
 pub use bench::Bench;
+pub use counts::Counts;
+pub use cuts::{Cut, CutReport, Cuts};
+pub use flood::{Flood, FloodReport, Sample};
+pub use forgeries::{Forgeries, ForgeryReport};
 pub use kills::{KillReport, Kills, Victim};
+pub use stranger::{Ammunition, Flooding, Stranger};
 pub use watch::Watch;

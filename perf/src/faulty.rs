@@ -18,6 +18,7 @@ mod treat;
 pub use audit::{Audit, Findings};
 pub(crate) use chance::draw;
 pub use chance::{Alteration, Change, Decision};
+pub(crate) use frame::Datagram;
 pub use relay::{Playback, Relay, RelayOptions, Report};
 pub use script::{Faults, Region, Script};
 pub use treat::Counts;

@@ -77,7 +77,7 @@ fn processes(tunnel: &Tunnel) -> Result<BTreeMap<String, f64>> {
 }
 
 /// The number behind a key of `/proc/PID/status`.
-fn number(status: &str, key: &str) -> f64 {
+pub(crate) fn number(status: &str, key: &str) -> f64 {
     let rest = status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
     rest.split_ascii_whitespace().next().and_then(|value| value.parse().ok()).unwrap_or_default()
 }

@@ -19,10 +19,10 @@ const QUOTE_BYTES: usize = 500;
 
 /// Where the parts of a UDP datagram stand in its frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Datagram {
-    pub(super) source: IpAddr,
-    pub(super) destination: IpAddr,
-    pub(super) ports: [u16; 2],
+pub(crate) struct Datagram {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    pub(crate) ports: [u16; 2],
     udp_at: usize,
     end: usize,
 }
@@ -43,7 +43,7 @@ fn addresses<const N: usize>(frame: &[u8], at: usize) -> Option<[[u8; N]; 2]> {
 
 impl Datagram {
     /// Finds an unfragmented UDP datagram over IPv4 without options or IPv6 without extensions.
-    pub(super) fn find(frame: &[u8]) -> Option<Self> {
+    pub(crate) fn find(frame: &[u8]) -> Option<Self> {
         let ip = ETHERNET_BYTES;
         let (source, destination, udp_at, end) = match (word(frame, 12)?, *frame.get(ip)?) {
             (0x0800, 0x45) => {
@@ -79,13 +79,18 @@ impl Datagram {
         (spi != 0 && !self.ports.contains(&500)).then_some((spi, iv))
     }
 
+    /// Whether this is an IKE message: on port 500, or behind four zero bytes.
+    pub(super) fn is_ike(&self, frame: &[u8]) -> bool {
+        self.ports.contains(&500) || self.payload(frame).starts_with(&[0; 4])
+    }
+
     /// The IP packet's length.
     pub(super) fn ip_bytes(&self) -> usize {
         self.end - ETHERNET_BYTES
     }
 
     /// The same frame with another payload.
-    pub(super) fn with_payload(&self, frame: &[u8], payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn with_payload(&self, frame: &[u8], payload: &[u8]) -> Vec<u8> {
         let head = frame.get(..self.udp_at + UDP_BYTES).unwrap_or_default();
         let mut new = [head, payload].concat();
         let udp_bytes = (UDP_BYTES + payload.len()) as u16;
@@ -151,7 +156,7 @@ impl Datagram {
     }
 
     /// The same datagram between other addresses (of the same family) and ports.
-    pub(super) fn readdressed(&self, frame: &[u8], addresses: [IpAddr; 2], ports: [u16; 2]) -> Vec<u8> {
+    pub(crate) fn readdressed(&self, frame: &[u8], addresses: [IpAddr; 2], ports: [u16; 2]) -> Vec<u8> {
         let mut new = frame.get(..self.end).unwrap_or_default().to_vec();
         for (index, (address, port)) in addresses.into_iter().zip(ports).enumerate() {
             match address {

@@ -290,6 +290,7 @@ impl Carrier {
         let home = self.directions[1 - side].moves.lead_home(frame);
         self.audit.sent(frame, home.as_ref().map(|(_, address)| *address));
         let frame = home.as_ref().map_or(frame, |(frame, _)| frame.as_slice());
+        self.directions[side].counts.ike += u64::from(Datagram::find(frame).is_some_and(|datagram| datagram.is_ike(frame)));
         let faults = self.script.faults(side);
         let at = now.duration_since(self.start).as_millis() as u64;
         if self.cut || faults.black_outs_ms.iter().any(|[from, length]| at >= *from && at - from < *length) {

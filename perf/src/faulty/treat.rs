@@ -21,6 +21,8 @@ pub struct Counts {
     pub frames: u64,
     /// UDP datagrams among them.
     pub datagrams: u64,
+    /// IKE messages among those, lost ones too.
+    pub ike: u64,
     /// Lost by chance, alone or in bursts.
     pub lost: u64,
     /// Frames that came in a black-out.
@@ -33,6 +35,8 @@ pub struct Counts {
     pub altered: u64,
     /// Forged copies.
     pub forged: u64,
+    /// Those among them without an SPI: shorter than eight bytes, or the first word zero.
+    pub forged_without_spi: u64,
     /// Copies sent at once or later.
     pub duplicates: u64,
     /// Held back to be overtaken.
@@ -140,8 +144,10 @@ impl Direction {
         let mut add = |frame| out.push(Outgoing { frame, after: decision.delay, held_for: 0 });
         if datagram.esp(frame).is_some() {
             for forgery in &decision.forgeries {
-                add(datagram.altered(frame, *forgery, faults.region, faults.flip_bits));
+                let forged = datagram.altered(frame, *forgery, faults.region, faults.flip_bits);
+                self.counts.forged_without_spi += u64::from(!names_an_spi(&forged));
                 self.counts.forged += 1;
+                add(forged);
             }
         }
         if let Some(garbage) = decision.garbage {
@@ -178,6 +184,14 @@ impl Direction {
         let rest = if all { BTreeMap::new() } else { self.held.split_off(&(self.counts.datagrams, 0)) };
         std::mem::replace(&mut self.held, rest).into_values().collect()
     }
+}
+
+/// Whether a gateway takes it for ESP at all: at least eight bytes, of which the first four are not zero (RFC 3948 section 2).
+fn names_an_spi(frame: &[u8]) -> bool {
+    Datagram::find(frame).is_some_and(|found| {
+        let payload = found.payload(frame);
+        payload.len() >= 8 && !payload.starts_with(&[0; 4])
+    })
 }
 
 #[cfg(test)]

@@ -96,6 +96,17 @@ impl Wire {
         Host { namespace: self.ends[side].clone(), address: IpAddr::V6(self.address_v6(side)) }
     }
 
+    /// The hardware address of one end.
+    ///
+    /// # Errors
+    /// If the device is gone.
+    pub fn hardware(&self, side: usize) -> Result<[u8; 6]> {
+        let shown = self.ends[side].ip(&format!("-o link show dev {}", self.device()))?;
+        let words = shown.split_ascii_whitespace().skip_while(|word| *word != "link/ether").nth(1);
+        let octets: Vec<u8> = words.unwrap_or_default().split(':').filter_map(|octet| u8::from_str_radix(octet, 16).ok()).collect();
+        octets.try_into().ok().with_context(|| format!("{} has no hardware address: {shown}", self.device()))
+    }
+
     /// Changes what happens to super-packets, at both ends.
     ///
     /// # Errors

@@ -2,6 +2,9 @@
 //! namespaces; what they share is the library.
 
 mod by_hand;
+mod cuts;
+mod flood;
+mod forge;
 mod kills;
 mod output;
 mod preset;
@@ -42,6 +45,12 @@ enum Task {
     Soak(soak::Arguments),
     /// Carries frames between two devices and spoils them by a script: losses, copies, delays, changes, forgeries; and audits what passes.
     Wire(wire::Arguments),
+    /// Sends forged copies beside each packet of live traffic, and says whether one got in and each was counted.
+    Forge(forge::Arguments),
+    /// Floods a site from forged addresses, and says what an honest peer keeps.
+    Flood(flood::Arguments),
+    /// Cuts the wire and heals it, and says how soon traffic is back.
+    Cuts(cuts::Arguments),
     /// Kills engines or controls again and again under load, and says what that cost.
     Kills(kills::Arguments),
     #[command(flatten)]
@@ -74,6 +83,9 @@ fn perform(task: &Task) -> Result<()> {
         Task::Profile(arguments) => profile::run(arguments),
         Task::Soak(arguments) => soak::run(arguments),
         Task::Wire(arguments) => wire::run(arguments),
+        Task::Forge(arguments) => forge::run(arguments),
+        Task::Flood(arguments) => flood::run(arguments),
+        Task::Cuts(arguments) => cuts::run(arguments),
         Task::Kills(arguments) => kills::run(arguments),
         Task::ByHand(load) => by_hand::run(load),
     }
