@@ -11,6 +11,7 @@
 mod attach;
 mod client;
 mod policies;
+mod prints;
 mod requests;
 mod sas;
 mod state;

@@ -1,19 +1,19 @@
 //! SA pairs as the admin thread knows them: what stands where and in which order it may change, without any key. An order that
 //! a core is given has been judged here; the core only carries it out.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use aws_lc_rs::hmac;
 use penstock_uapi::reply::phase;
-use penstock_uapi::request::{ExpectSpi, Inject, InstallInbound, InstallOutbound, Key, Redirect, Retire, source, suite, switch};
+use penstock_uapi::request::{ExpectSpi, Inject, InstallInbound, InstallOutbound, Key, Redirect, Retire, source, switch};
 use penstock_uapi::{Spi, Status};
 
 use super::Admin;
+use super::prints::{Print, Prints};
 use super::requests::Outcome;
 use crate::esp::replay;
 use crate::handoff::mail::{Content, Parcel};
@@ -53,19 +53,16 @@ pub(super) struct OutboundHalf {
     pub(super) per_core: u8,
 }
 
-/// All pairs, and a fingerprint of every key that this engine has ever had.
+/// All pairs, and which keys have been here.
 #[derive(Debug)]
 pub(super) struct Master {
     pairs: HashMap<u32, Sa>,
-    fingerprint: hmac::Key,
-    keys: HashSet<[u8; 32]>,
+    prints: Prints,
 }
 
 impl Master {
     pub(super) fn new() -> io::Result<Self> {
-        let mut secret = [0; 32];
-        aws_lc_rs::rand::fill(&mut secret).map_err(|_| io::Error::other("no random numbers"))?;
-        Ok(Self { pairs: HashMap::new(), fingerprint: hmac::Key::new(hmac::HMAC_SHA256, &secret), keys: HashSet::new() })
+        Ok(Self { pairs: HashMap::new(), prints: Prints::new()? })
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = (u32, &Sa)> {
@@ -90,21 +87,10 @@ impl Master {
         }
     }
 
-    /// A nonce is unique only as long as its key and salt are in one place once: so each comes in once in an engine's life.
-    /// What is kept of it is a keyed hash that says nothing outside this process.
-    fn print_of(&self, key: &Key) -> Result<[u8; 32], Status> {
-        let bytes = match key.suite {
-            suite::AES_128_GCM_16 => key.key.get(..16),
-            suite::AES_256_GCM_16 => key.key.get(..),
-            _ => None,
-        };
-        let bytes = bytes.filter(|_| key.esn < 2).ok_or(Status::Malformed)?;
-        let mut context = hmac::Context::with_key(&self.fingerprint);
-        context.update(bytes);
-        context.update(&key.salt);
-        let tag = context.sign();
-        let print = *tag.as_ref().first_chunk().ok_or(Status::Unsupported)?;
-        if self.keys.contains(&print) { Err(Status::Exists) } else { Ok(print) }
+    /// The fingerprint of a key that is well formed and has never been here.
+    fn print_of(&self, key: &Key) -> Result<Print, Status> {
+        let print = self.prints.of(key).filter(|_| key.esn < 2).ok_or(Status::Malformed)?;
+        if self.prints.has(&print) { Err(Status::Exists) } else { Ok(print) }
     }
 
     /// Whether a core can hold another pair.
@@ -185,7 +171,7 @@ impl Admin {
         let inbound = Inbound::from_request(request, now_ms).ok_or(Status::Malformed)?;
         let pair = Box::new(Pair::installed(spi, policy, inbound));
         let shared = Arc::clone(&pair.shared);
-        self.sas.keys.insert(print);
+        self.sas.prints.keep(print);
         let half = Half { suite: request.key.suite, esn: request.key.esn, installed_ms: now_ms };
         self.sas.pairs.insert(spi, Sa { policy, core, shared, inbound: Some(half), outbound: None, retired: false });
         self.order(core.into(), Order::InstallInbound(pair))
@@ -218,7 +204,7 @@ impl Admin {
         }
         let print = self.sas.print_of(&request.key)?;
         let outbound = Outbound::from_request(request, self.now_ms()).ok_or(Status::Malformed)?;
-        self.sas.keys.insert(print);
+        self.sas.prints.keep(print);
         let half =
             OutboundHalf { spi: request.spi.get(), remote, source: request.source, fallback: request.fallback, per_core: request.per_core };
         if let Some(sa) = self.sas.pairs.get_mut(&inbound_spi) {

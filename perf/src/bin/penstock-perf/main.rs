@@ -3,6 +3,7 @@
 
 mod by_hand;
 mod cuts;
+mod endure;
 mod flood;
 mod forge;
 mod kills;
@@ -53,6 +54,8 @@ enum Task {
     Cuts(cuts::Arguments),
     /// Kills engines or controls again and again under load, and says what that cost.
     Kills(kills::Arguments),
+    /// Lasts: a bad wire, a rekey a second, questions and changes, for an hour; and says what grows.
+    Endure(endure::Arguments),
     #[command(flatten)]
     ByHand(by_hand::Load),
 }
@@ -87,6 +90,7 @@ fn perform(task: &Task) -> Result<()> {
         Task::Flood(arguments) => flood::run(arguments),
         Task::Cuts(arguments) => cuts::run(arguments),
         Task::Kills(arguments) => kills::run(arguments),
+        Task::Endure(arguments) => endure::run(arguments),
         Task::ByHand(load) => by_hand::run(load),
     }
 }
