@@ -218,6 +218,22 @@ impl Mixed {
         &self.config
     }
 
+    /// Packets that strongSwan's kernel has dropped because charon, which encrypts in user space, did not take them in time: at its
+    /// tunnel device, and at its UDP sockets.
+    ///
+    /// # Panics
+    /// If the kernel's counters cannot be read.
+    #[must_use]
+    pub fn missed_by_charon(&self) -> u64 {
+        let namespace = self.swan.namespace();
+        let device = namespace.device_counters("ipsec0").expect("charon's device").tx_dropped;
+        let snmp = namespace.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp")).expect("the namespace").expect("counters");
+        let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Udp: "));
+        let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+        let overflow = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "RcvbufErrors");
+        device + overflow.and_then(|(_, value)| value.parse::<u64>().ok()).expect("a counter")
+    }
+
     /// Everything worth seeing when something went wrong.
     #[must_use]
     pub fn picture(&self) -> String {

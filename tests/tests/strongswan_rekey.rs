@@ -70,10 +70,14 @@ fn under_load(mixed: &Mixed, act: impl Fn(&Mixed)) -> (Seen, usize, Verdict) {
     (renewed, acted, outcome.total)
 }
 
-/// The same; asserts that nothing is lost.
+/// The same; asserts that nothing is lost, but for what charon's own queues had no room for while it waited for a processor.
 fn loses_nothing(mixed: &Mixed, act: impl Fn(&Mixed)) -> (Seen, usize) {
+    let before = mixed.missed_by_charon();
     let (renewed, acted, total) = under_load(mixed, act);
-    assert_eq!((total.lost, total.duplicate, total.corrupt), (0, 0, 0), "{renewed:?}: {total}\n{}", mixed.picture());
+    let missed = mixed.missed_by_charon() - before;
+    println!("charon's kernel dropped {missed}");
+    let lost = total.lost.saturating_sub(missed);
+    assert_eq!((lost, total.duplicate, total.corrupt), (0, 0, 0), "{renewed:?}: {total}\n{}", mixed.picture());
     mixed.counters().assert_no_drops(&[]);
     (renewed, acted)
 }
@@ -137,10 +141,12 @@ fn strongswan_authenticates_anew_before_it_gives_the_old_sa_up() {
     let mixed = Mixed::start_from_strongswan(&options).expect("both come up");
     let id = |mixed: &Mixed| mixed.peer()["ike"].clone();
     let before = id(&mixed);
+    let missed = mixed.missed_by_charon();
     let (_, acted, total) = under_load(&mixed, strongswan(&["--rekey", "--ike", "frankfurt", "--reauth"]));
+    let missed = mixed.missed_by_charon() - missed;
     mixed.counters().assert_no_drops(&[]);
     // It takes its old SAs down at once: what has reached it and still waits in its own queue is lost there.
-    let most = CHARON_QUEUES * acted as u64;
+    let most = CHARON_QUEUES * acted as u64 + missed;
     assert!(acted >= 3 && total.lost <= most && total.duplicate + total.corrupt == 0, "{total}\n{}", mixed.picture());
     assert_ne!(id(&mixed), before, "another IKE SA: {}", mixed.picture());
 }
