@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use penstock_ike::{ChildId, Config, Dpd, Group, Host, Identity, Ike, IkeSuite, Output, PeerConfig, PeerId, Psk, Suite, Upkeep};
 
-use crate::peer::{self, Payload, Peer, exchange, kind};
+use crate::peer::{self, Able, Payload, Peer, exchange, kind};
 use crate::records;
 
 const PSK: &[u8] = b"a key that both sites have, long enough";
@@ -71,6 +71,11 @@ impl Site {
     /// Never: the prefixes are prefixes.
     #[must_use]
     pub fn new() -> Self {
+        Self::able(false)
+    }
+
+    /// The same, with a second key exchange or without.
+    fn able(ml_kem: bool) -> Self {
         let mut host = Counting(1, 0x1_0000);
         let config = Config { groups: vec![Group::X25519], ..Config::default() };
         let mut ike = Ike::new(config, 0, &mut host);
@@ -84,7 +89,7 @@ impl Site {
             local_subnets: nets(["10.1.0.0/16", "fd01::/64"]),
             remote_subnets: nets(["10.2.0.0/16", "fd02::/64"]),
             ike_suites: vec![IkeSuite::Aes256Gcm16],
-            ml_kem: false,
+            ml_kem,
             esp_suites: vec![Suite::Aes256Gcm16, Suite::Aes128Gcm16],
             endpoint: Some(there()),
             local: None,
@@ -149,7 +154,11 @@ impl Site {
 
     /// Answers a first message of [`peer`], which then has the keys.
     fn respond(&mut self) -> Peer {
-        let request = peer::first_request();
+        self.respond_to(Able::Plain)
+    }
+
+    fn respond_to(&mut self, able: Able) -> Peer {
+        let request = peer::first_request_of(able);
         self.hear(&request);
         let response = self.sent.last().expect("an answer to a good first message");
         Peer::new(&request, response, true).expect("the keys of our own handshake")
@@ -157,8 +166,12 @@ impl Site {
 
     /// Sends a first message, which [`peer`] answers; it then has the keys, and our IKE_AUTH has left.
     fn ask(&mut self) -> Peer {
+        self.ask_of(Able::Plain)
+    }
+
+    fn ask_of(&mut self, able: Able) -> Peer {
         let request = self.initiate();
-        let response = peer::first_response(&request);
+        let response = peer::first_response_of(able, &request);
         self.hear(&response);
         Peer::new(&request, &response, false).expect("the keys of our own handshake")
     }
@@ -241,6 +254,70 @@ pub fn auth_response(bytes: &[u8]) {
     let (first, plain) = payloads(&peer, kind::ID_R, bytes);
     site.hear(&peer.seal(exchange::AUTH, true, 1, first, &plain));
     site.wait();
+}
+
+/// Payloads of IKE_INTERMEDIATE: bit 0 of the first octet says who began the IKE SA.
+///
+/// # Panics
+/// If a peer that has proved nothing comes up.
+pub fn intermediate(bytes: &[u8]) {
+    let Some((flags, rest)) = bytes.split_first() else { return };
+    let mut site = Site::able(true);
+    let response = flags & 1 == 0;
+    let mut peer = if response { site.ask_of(Able::Mixed) } else { site.respond_to(Able::Mixed) };
+    let (first, plain) = payloads(&peer, kind::ID_I, rest);
+    site.hear(&peer.seal(exchange::INTERMEDIATE, response, 1, first, &plain));
+    site.wait();
+    assert!(!site.up, "nobody has proved anything");
+}
+
+/// Pieces of a message: bit 0 of the first octet says whether the peer has proved itself before. Of each record the first three octets are
+/// the number of the piece, how many there are, and the kind of the first payload; the rest is what is sealed.
+///
+/// # Panics
+/// If the honest handshake before it does not come up, or if pieces get more than one answer.
+pub fn fragments(bytes: &[u8]) {
+    let Some((flags, rest)) = bytes.split_first() else { return };
+    let mut site = Site::new();
+    let mut peer = site.respond_to(Able::Fragments);
+    let (mut kind, mut id) = (exchange::AUTH, 1);
+    if flags & 1 == 1 {
+        let (first, plain) = payloads(&peer, kind::ID_I, &honest(kind::ID_I));
+        site.hear(&peer.seal(exchange::AUTH, false, 1, first, &plain));
+        assert!(site.up, "the honest handshake comes up");
+        (kind, id) = (exchange::INFORMATIONAL, 2);
+    }
+    let before = site.sent.len();
+    for part in records::split(rest).take(64) {
+        let Some(([number, total, first], plain)) = part.split_first_chunk::<3>() else { continue };
+        site.hear(&peer.seal_piece((kind, false, id), [u16::from(*number), u16::from(*total)], *first, plain));
+    }
+    // The answer, and its repetition for a first piece that comes again.
+    let firsts = records::split(rest).take(64).count();
+    assert!(site.sent.len() <= before + 1 + firsts, "{} messages", site.sent.len());
+    site.wait();
+}
+
+/// An honest IKE_AUTH in three pieces, as an input for [`fragments`].
+#[must_use]
+pub fn honest_pieces() -> Vec<u8> {
+    let peer = Site::new().respond_to(Able::Fragments);
+    let (first, plain) = payloads(&peer, kind::ID_I, &honest(kind::ID_I));
+    let each = plain.len().div_ceil(3);
+    let pieces = (1..=3).zip(plain.chunks(each)).map(|(number, plain)| [&[number, 3, if number == 1 { first } else { 0 }], plain].concat());
+    [&[0], records::join(pieces).as_slice()].concat()
+}
+
+/// Our own IKE_INTERMEDIATE request, as an input for [`intermediate`].
+///
+/// # Panics
+/// If there is none.
+#[must_use]
+pub fn honest_intermediate() -> Vec<u8> {
+    let mut site = Site::able(true);
+    let peer = site.ask_of(Able::Mixed);
+    let (.., payloads) = site.sent.last().and_then(|message| peer.open(message)).expect("our request, whole");
+    [&[1], written(&payloads).as_slice()].concat()
 }
 
 /// Messages of an authenticated peer: of each record the first octet is the exchange, the second the side that began the IKE SA (bit

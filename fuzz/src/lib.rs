@@ -51,6 +51,8 @@ pub const TARGETS: &[Target] = &[
     target("ike_auth_request", "IKE_AUTH from somebody who has the keys of the IKE SA", handshake::auth_request),
     target("ike_auth_response", "the answer to our IKE_AUTH", handshake::auth_response),
     target("ike_established", "requests and responses of an authenticated peer", handshake::established),
+    target("ike_fragments", "protected messages in pieces, before and after the proof", handshake::fragments),
+    target("ike_intermediate", "a second key exchange, from either side", handshake::intermediate),
     target("config", "penstock.toml", text::config),
     target("psk", "the text of a key file", text::psk),
     target("admin_request", "a line from the command to the daemon", text::request),

@@ -33,6 +33,8 @@ pub mod kind {
     pub const TS_R: u8 = 45;
     /// Encrypted and authenticated.
     pub const ENCRYPTED: u8 = 46;
+    /// The same, a piece of a message (RFC 7383).
+    pub const FRAGMENT: u8 = 53;
 }
 
 /// Exchange types (RFC 7296 section 3.1).
@@ -45,6 +47,8 @@ pub mod exchange {
     pub const CREATE_CHILD: u8 = 36;
     /// INFORMATIONAL.
     pub const INFORMATIONAL: u8 = 37;
+    /// IKE_INTERMEDIATE (RFC 9242).
+    pub const INTERMEDIATE: u8 = 43;
 }
 
 /// One proposal for the IKE SA: ENCR_AES_GCM_16 with 256 bits, PRF_HMAC_SHA2_256, Curve25519.
@@ -54,6 +58,26 @@ pub const IKE_PROPOSAL: [u8; 36] = [
     3, 0, 0, 8, 2, 0, 0, 5, //
     0, 0, 0, 8, 4, 0, 0, 31,
 ];
+
+/// The same with ML-KEM-768 as a second key exchange (RFC 9370).
+const MIXED_PROPOSAL: [u8; 44] = [
+    0, 0, 0, 44, 1, 1, 0, 4, //
+    3, 0, 0, 12, 1, 0, 0, 20, 0x80, 14, 1, 0, //
+    3, 0, 0, 8, 2, 0, 0, 5, //
+    3, 0, 0, 8, 4, 0, 0, 31, //
+    0, 0, 0, 8, 6, 0, 0, 36,
+];
+
+/// What this end can do beside the least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Able {
+    /// Nothing.
+    Plain,
+    /// A second key exchange in IKE_INTERMEDIATE.
+    Mixed,
+    /// Messages in pieces.
+    Fragments,
+}
 
 const NONCE: [u8; 32] = [0x5a; 32];
 const SPI: u64 = 0x7065_6572_7065_6572;
@@ -176,17 +200,30 @@ fn private() -> PrivateKey {
     PrivateKey::from_private_key(&X25519, &[0x42; 32]).expect("any 32 octets are a key")
 }
 
-fn first_chain() -> (u8, Vec<u8>) {
+fn first_chain(able: Able) -> Vec<Payload> {
     let public = private().compute_public_key().expect("a key pair");
     let exchange = [&[0, 31, 0, 0], public.as_ref()].concat();
-    chain(&[Payload::new(kind::SA, IKE_PROPOSAL), Payload::new(kind::KE, exchange), Payload::new(kind::NONCE, NONCE)])
+    let proposal = if able == Able::Mixed { MIXED_PROPOSAL.to_vec() } else { IKE_PROPOSAL.to_vec() };
+    let mut payloads = vec![Payload::new(kind::SA, proposal), Payload::new(kind::KE, exchange), Payload::new(kind::NONCE, NONCE)];
+    match able {
+        Able::Plain => {}
+        // INTERMEDIATE_EXCHANGE_SUPPORTED, IKEV2_FRAGMENTATION_SUPPORTED.
+        Able::Mixed => payloads.push(Payload::new(kind::NOTIFY, [0, 0, 0x40, 0x36])),
+        Able::Fragments => payloads.push(Payload::new(kind::NOTIFY, [0, 0, 0x40, 0x2e])),
+    }
+    payloads
 }
 
 /// A first message as the initiator sends it; behind the nonce stands a vendor ID so long that the answer is not longer.
 #[must_use]
 pub fn first_request() -> Vec<u8> {
-    let (_, body) = first_chain();
-    let mut payloads = unchain(kind::SA, &body).unwrap_or_default();
+    first_request_of(Able::Plain)
+}
+
+/// The same from somebody who is able to do more.
+#[must_use]
+pub fn first_request_of(able: Able) -> Vec<u8> {
+    let mut payloads = first_chain(able);
     payloads.push(Payload::new(kind::VENDOR, [0; 128]));
     let (first, body) = chain(&payloads);
     message([SPI, 0], first, exchange::INIT, 0x08, 0, &body)
@@ -195,8 +232,14 @@ pub fn first_request() -> Vec<u8> {
 /// The answer to a first message.
 #[must_use]
 pub fn first_response(request: &[u8]) -> Vec<u8> {
+    first_response_of(Able::Plain, request)
+}
+
+/// The same from somebody who is able to do more.
+#[must_use]
+pub fn first_response_of(able: Able, request: &[u8]) -> Vec<u8> {
     let spi = request.first_chunk().map_or(0, |spi| u64::from_be_bytes(*spi));
-    let (first, body) = first_chain();
+    let (first, body) = chain(&first_chain(able));
     message([spi, SPI], first, exchange::INIT, 0x20, 0, &body)
 }
 
@@ -241,15 +284,25 @@ impl Peer {
 
     /// A protected message (section 3.14).
     pub fn seal(&mut self, exchange: u8, response: bool, id: u32, first: u8, plain: &[u8]) -> Vec<u8> {
+        self.sealed((exchange, response, id), (kind::ENCRYPTED, first, &[]), plain)
+    }
+
+    /// A piece of a protected message (RFC 7383 section 2.5): its number and how many there are.
+    pub fn seal_piece(&mut self, (exchange, response, id): (u8, bool, u32), piece: [u16; 2], first: u8, plain: &[u8]) -> Vec<u8> {
+        let [number, total] = piece.map(u16::to_be_bytes);
+        self.sealed((exchange, response, id), (kind::FRAGMENT, first, &[number, total].concat()), plain)
+    }
+
+    fn sealed(&mut self, (exchange, response, id): (u8, bool, u32), (kind, first, head): (u8, u8, &[u8]), plain: &[u8]) -> Vec<u8> {
         self.iv += 1;
         let flags = if self.initiator { 0x08 } else { 0 } | if response { 0x20 } else { 0 };
         let mut body = [plain, &[0]].concat();
-        let length = u16::try_from(4 + 8 + body.len() + 16).unwrap_or(u16::MAX);
+        let length = u16::try_from(4 + head.len() + 8 + body.len() + 16).unwrap_or(u16::MAX);
         let [high, low] = length.to_be_bytes();
         let iv = self.iv.to_be_bytes();
-        let placeholder = [[first, 0, high, low].as_slice(), &vec![0; usize::from(length) - 4]].concat();
-        let mut bytes = message(self.spis, kind::ENCRYPTED, exchange, flags, id, &placeholder);
-        bytes.truncate(32);
+        let placeholder = [[first, 0, high, low].as_slice(), head, &vec![0; usize::from(length) - 4 - head.len()]].concat();
+        let mut bytes = message(self.spis, kind, exchange, flags, id, &placeholder);
+        bytes.truncate(32 + head.len());
         let tag =
             self.ours.0.seal_in_place_separate_tag(self.ours.nonce(&iv), Aad::from(bytes.clone()), &mut body).expect("the length fits");
         [bytes.as_slice(), &iv, &body, tag.as_ref()].concat()

@@ -41,6 +41,18 @@ pub fn recipes(target: &str) -> Vec<(&'static str, Vec<u8>)> {
         "ike_auth_request" => vec![("plain", handshake::honest(kind::ID_I)), ("penstock", theirs(0, 0))],
         "ike_auth_response" => vec![("plain", handshake::honest(kind::ID_R)), ("penstock", theirs(1, 0))],
         "ike_established" => ike_established(),
+        "ike_fragments" => vec![
+            ("honest", handshake::honest_pieces()),
+            ("after", [&[1], records::join([vec![1, 2, 41, 0, 0], vec![2, 2, 0, 0, 8, 0, 0, 0, 0]]).as_slice()].concat()),
+            ("alone", [&[1], records::join([vec![1, 1, 0]]).as_slice()].concat()),
+            ("beyond", [&[0], records::join([vec![0, 0, 1], vec![9, 3, 1], vec![255, 255, 1]]).as_slice()].concat()),
+        ],
+        "ike_intermediate" => vec![
+            ("request", handshake::honest_intermediate()),
+            ("answer", [&[0], written(&[Payload::new(kind::KE, [[0, 36, 0, 0].as_slice(), &[7; 1088]].concat())]).as_slice()].concat()),
+            ("short", [&[0], written(&[Payload::new(kind::KE, [0, 36, 0, 0, 7])]).as_slice()].concat()),
+            ("other", [&[1], written(&[Payload::new(kind::KE, [0, 35, 0, 0, 7])]).as_slice()].concat()),
+        ],
         "config" => config(),
         "psk" => {
             ["0sVGhpcyBpcyBub3QgdGhlIGtleSB0aGF0IHlvdSB3YW50", "0x00112233445566778899aabbccddeeff", "correct horse battery", "0s", "0x1"]
