@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod counters;
+pub mod cut;
 pub mod esp;
 pub mod keys;
 pub mod mixed;

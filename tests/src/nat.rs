@@ -36,13 +36,7 @@ impl Nat {
     /// # Errors
     /// With what it said, if it refused.
     pub fn nft(&self, orders: &str) -> Result<()> {
-        let mut command = self.namespace.command("nft");
-        command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().context("nft cannot be run (package nftables)")?;
-        child.stdin.take().context("its input")?.write_all(orders.as_bytes())?;
-        let output = child.wait_with_output()?;
-        ensure!(output.status.success(), "nft: {}\n{orders}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
+        nft(&self.namespace, orders)
     }
 
     /// The NAT forgets everything, as one that is started again does. What next comes from inside gets another port.
@@ -63,4 +57,18 @@ impl Nat {
         self.namespace.set_sysctl("net/netfilter/nf_conntrack_udp_timeout", &one_way_seconds.to_string())?;
         self.namespace.set_sysctl("net/netfilter/nf_conntrack_udp_timeout_stream", &both_ways_seconds.to_string())
     }
+}
+
+/// Gives `nft` in a namespace a file of orders.
+///
+/// # Errors
+/// With what it said, if it refused.
+pub fn nft(namespace: &Namespace, orders: &str) -> Result<()> {
+    let mut command = namespace.command("nft");
+    command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().context("nft cannot be run (package nftables)")?;
+    child.stdin.take().context("its input")?.write_all(orders.as_bytes())?;
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "nft: {}\n{orders}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use penstock_perf::lab::{Family, Pair, PairOptions};
 use penstock_perf::load::{Direction, Udp};
 use penstock_tests::counters::Counters;
+use penstock_tests::cut;
+use penstock_tests::trickle::Trickle;
 use serde_json::Value;
 
 /// `dpd` of both sites.
@@ -99,4 +101,22 @@ fn a_cut_link_is_found_and_survived() {
     let (back, _) = wait(&pair, true, DPD + RETRY);
     println!("found after {found:?}, back {back:?} after the link");
     carries(&mut pair);
+}
+
+/// Unlike above, neither end is told: its own link stays up.
+#[test]
+fn a_wire_that_is_cut_in_between_is_survived() {
+    for length in cut::lengths() {
+        let mut pair = pair();
+        let [left, right] = [0, 1].map(|side| pair.inner(side, Family::V4));
+        let ways = [(&left, &right), (&right, &left)].map(|(from, to)| Trickle::start(from, to).expect("sockets"));
+        sleep(Duration::from_millis(300));
+        let ends = [0, 1].map(|side| pair.sites[side].namespace());
+        let moment = cut::cut(ends, &pair.wire.device(), length).expect("nft");
+        let [out, back] = ways.each_ref().map(|way| way.wait_back(moment, RETRY, || Counters::picture(&pair)));
+        println!("cut for {length:?}: back after {} ms one way, {} ms the other (dpd {DPD:?})", out.as_millis(), back.as_millis());
+        drop(ways);
+        sleep(Duration::from_secs(1));
+        carries(&mut pair);
+    }
 }

@@ -55,6 +55,8 @@ pub(crate) struct Child {
     pub(crate) redundant: bool,
     /// When its successor is to be asked for.
     pub(crate) rekey_at: Option<u64>,
+    /// How often in a row its successor could not be made.
+    pub(crate) rekeys_failed: u32,
     /// The outbound key until its turn comes.
     pub(crate) outbound: Option<ChildKeys>,
     pub(crate) started: u64,

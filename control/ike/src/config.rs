@@ -47,8 +47,10 @@ pub struct Config {
     pub engine_ms: u64,
     /// After how long a rekey is tried again that came at a bad moment (TEMPORARY_FAILURE, RFC 7296 section 2.25).
     pub rekey_again_ms: u64,
-    /// After how long a rekey is tried again that was refused or failed.
+    /// After how long a rekey is tried again that was refused or failed; each time in a row doubles it.
     pub rekey_retry_ms: u64,
+    /// The longest such pause.
+    pub rekey_retry_last_ms: u64,
     /// How long an endpoint where a peer was heard, and which did not confirm itself, is not asked again.
     pub confirm_pause_ms: u64,
 }
@@ -72,6 +74,7 @@ impl Default for Config {
             engine_ms: 5_000,
             rekey_again_ms: 1_000,
             rekey_retry_ms: 30_000,
+            rekey_retry_last_ms: 300_000,
             confirm_pause_ms: 5_000,
         }
     }

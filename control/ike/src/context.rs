@@ -80,6 +80,13 @@ impl Context {
         ChildId(self.next_child)
     }
 
+    /// When to try a rekey again that was refused or failed: `failed` counts how often in a row, this time included.
+    pub(crate) fn rekey_again(&mut self, now: u64, failed: &mut u32) -> u64 {
+        let doubled = self.config.rekey_retry_ms.saturating_mul(1 << (*failed).min(16));
+        *failed = failed.saturating_add(1);
+        now.saturating_add(self.jitter.spread(doubled.min(self.config.rekey_retry_last_ms)))
+    }
+
     pub(crate) fn peer(&self, peer: PeerId) -> Option<Arc<PeerConfig>> {
         self.peers.get(&peer).map(|peer| Arc::clone(&peer.config))
     }

@@ -10,6 +10,7 @@
 use crate::Ike;
 use crate::error::Fault;
 use crate::exchange::Came;
+use crate::exchange::rekey::Why;
 use crate::exchange::renew::{self, Failed, Heir};
 use crate::message::{Payloads, notify};
 use crate::output::{Host, Level};
@@ -62,7 +63,7 @@ impl Ike {
         match renew::on_response(&mut self.cx, now, sa, &renewal, payloads, host) {
             Err(Failed::Again) => {}
             Err(Failed::Refused(kind)) => self.renewal_refused(now, spi, kind),
-            Err(Failed::Fault(fault)) => self.not_renewed(now, spi, Some(&fault), self.cx.config.rekey_retry_ms),
+            Err(Failed::Fault(fault)) => self.not_renewed(now, spi, Some(&fault), Why::Refused),
             Ok(ours) => {
                 let fresh = ours.sa.spi;
                 let lost = sa.heir.as_ref().is_some_and(|(_, theirs)| ours.lowest_nonce < *theirs);
@@ -84,27 +85,31 @@ impl Ike {
         let Some(peer) = self.sas.get(&spi).and_then(|sa| sa.peer) else { return };
         match kind {
             // Section 2.25: a bad moment is nobody's fault.
-            notify::TEMPORARY_FAILURE => self.not_renewed(now, spi, None, self.cx.config.rekey_again_ms),
+            notify::TEMPORARY_FAILURE => self.not_renewed(now, spi, None, Why::Moment),
             notify::NO_ADDITIONAL_SAS => {
                 self.cx.event(peer, Level::Info, format!("{} rekeys no IKE SA: a fresh one replaces it", self.cx.name(peer)));
-                self.not_renewed(now, spi, None, self.cx.config.rekey_retry_ms);
+                self.not_renewed(now, spi, None, Why::Refused);
                 self.reestablish(now, spi);
             }
             kind => {
                 let fault = Fault::PeerRefused(format!("{} for a rekey of the IKE SA", notify::name(kind)));
-                self.not_renewed(now, spi, Some(&fault), self.cx.config.rekey_retry_ms);
+                self.not_renewed(now, spi, Some(&fault), Why::Refused);
             }
         }
     }
 
     /// Ours came to nothing: the peer's takes over if there is one, else ours is tried again.
-    fn not_renewed(&mut self, now: u64, spi: u64, fault: Option<&Fault>, pause: u64) {
+    fn not_renewed(&mut self, now: u64, spi: u64, fault: Option<&Fault>, why: Why) {
         let Some(sa) = self.sas.get_mut(&spi) else { return };
         sa.renewing = false;
         if sa.heir.is_some() {
             return self.inherit(now, spi);
         }
-        plan(sa, now.saturating_add(self.cx.jitter.spread(pause)));
+        let at = match why {
+            Why::Moment => now.saturating_add(self.cx.jitter.spread(self.cx.config.rekey_again_ms)),
+            Why::Refused => self.cx.rekey_again(now, &mut sa.rekeys_failed),
+        };
+        plan(sa, at);
         if let (Some(peer), Some(fault)) = (sa.peer, fault) {
             self.cx.fault(peer, fault);
         }

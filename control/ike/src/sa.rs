@@ -188,6 +188,8 @@ pub(crate) struct IkeSa {
     pub(crate) probe_at: Option<u64>,
     /// When it gets new keys itself.
     pub(crate) rekey_at: Option<u64>,
+    /// How often in a row that has failed.
+    pub(crate) rekeys_failed: u32,
     /// That is about to happen, so nothing else begins.
     pub(crate) renewing: bool,
     /// Our request for it, until it is answered.
@@ -239,6 +241,7 @@ impl IkeSa {
             confirmed: false,
             probe_at: None,
             rekey_at: None,
+            rekeys_failed: 0,
             renewing: false,
             renewal: None,
             candidate: None,

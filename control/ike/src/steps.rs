@@ -114,7 +114,7 @@ impl Ike {
         child.retire(&mut self.cx);
         rekey::without_rival(sa, id);
         if let Some(old) = child.replaces.and_then(|old| sa.children.get_mut(&old)) {
-            old.rekey_at = Some(now.saturating_add(self.cx.jitter.spread(self.cx.config.rekey_retry_ms)));
+            old.rekey_at = Some(self.cx.rekey_again(now, &mut old.rekeys_failed));
         }
         self.cx.fault(child.peer, &fault);
         let known = matches!(child.step, Step::Installing | Step::Activating | Step::Up);

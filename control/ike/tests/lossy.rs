@@ -103,7 +103,7 @@ fn a_peer_that_is_not_there_is_called_for_ever_with_growing_pauses() {
     world.run(3_600_000);
     let tries = world.sites[WEST].downs.len();
     assert!((25..=45).contains(&tries), "{tries} tries in an hour");
-    assert!(world.sites[WEST].downs[0].starts_with("east does not answer: 8 tries in "), "{:?}", world.sites[WEST].downs[0]);
+    assert!(world.sites[WEST].downs[0].starts_with("east does not answer: 16 tries in "), "{:?}", world.sites[WEST].downs[0]);
     // And it is found within the longest pause once it is there.
     world.sites[EAST].dead = false;
     world.until(130_000, "up", World::both_up);

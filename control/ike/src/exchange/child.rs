@@ -91,6 +91,7 @@ fn empty(id: ChildId, peer: PeerId, spi: u32, now: u64) -> Child {
         rival: None,
         redundant: false,
         rekey_at: None,
+        rekeys_failed: 0,
         outbound: None,
         started: now,
     }

@@ -8,7 +8,7 @@ use crate::crypto::{Exchange, Material};
 use crate::error::Fault;
 use crate::exchange::Came;
 use crate::exchange::child::{self, CHILDREN_MAX, Place, Refusal, Terms, accept, complete, nonce, notices, offer, prepare};
-use crate::exchange::rekey::{self, Collision};
+use crate::exchange::rekey::{self, Collision, Why};
 use crate::message::{Chain, Payloads, exchange, notify};
 use crate::output::{ChildId, Host, Level};
 use crate::proposal;
@@ -32,7 +32,7 @@ pub(crate) fn request(cx: &mut Context, now: u64, sa: &mut IkeSa, id: ChildId) {
         // While it waited its predecessor may have gone, or the peer may have been faster.
         match rekey::open(sa, old, id) {
             Some(old) => chain.notify_child(notify::REKEY_SA, old.spi),
-            None => return rekey::abandon(cx, now, sa, id, cx.config.rekey_again_ms),
+            None => return rekey::abandon(cx, now, sa, id, Why::Moment),
         };
     }
     let Some(child) = sa.children.get_mut(&id) else { return };
@@ -117,7 +117,7 @@ pub(crate) fn on_response(
         return refused(cx, now, sa, id, (error.kind, error.data), host);
     }
     let Err(fault) = agreed(cx, now, sa, id, payloads) else { return Then::Nothing };
-    rekey::abandon(cx, now, sa, id, cx.config.rekey_retry_ms);
+    rekey::abandon(cx, now, sa, id, Why::Refused);
     sa.requests.waiting.push_back(Task::DeleteChild(vec![doomed(spi, payloads)]));
     match fault {
         Some(fault) => _ = cx.fault(peer, &fault),
@@ -161,8 +161,8 @@ fn refused(cx: &mut Context, now: u64, sa: &mut IkeSa, id: ChildId, (error, data
         return Then::Nothing;
     }
     let groups = if child.exchange.is_some() { cx.config.groups.clone() } else { Vec::new() };
-    let pause = if error == notify::TEMPORARY_FAILURE { cx.config.rekey_again_ms } else { cx.config.rekey_retry_ms };
-    rekey::abandon(cx, now, sa, id, pause);
+    let why = if error == notify::TEMPORARY_FAILURE { Why::Moment } else { Why::Refused };
+    rekey::abandon(cx, now, sa, id, why);
     let what = if old.is_some() { "a rekey" } else { "a further child" };
     let text = cx.peer(peer).map(|config| child::refused(&config, error, what, &groups)).unwrap_or_default();
     match (error, old) {

@@ -96,11 +96,23 @@ pub(crate) fn collision(sa: &mut IkeSa, id: ChildId, nonce_r: &[u8]) -> Collisio
     Collision::Won
 }
 
+/// Why a child that was asked for is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// The moment was bad.
+    Moment,
+    /// It was refused, or failed: the next time may be no better.
+    Refused,
+}
+
 /// Initiator: gives up a child that was asked for. What it was to replace is asked for again after a pause.
-pub(crate) fn abandon(cx: &mut Context, now: u64, sa: &mut IkeSa, id: ChildId, pause_ms: u64) {
+pub(crate) fn abandon(cx: &mut Context, now: u64, sa: &mut IkeSa, id: ChildId, why: Why) {
     let Some(child) = sa.children.remove(&id) else { return };
     child.retire(cx);
     if let Some(old) = child.replaces.and_then(|old| sa.children.get_mut(&old)) {
-        old.rekey_at = Some(now.saturating_add(cx.jitter.spread(pause_ms)));
+        old.rekey_at = Some(match why {
+            Why::Moment => now.saturating_add(cx.jitter.spread(cx.config.rekey_again_ms)),
+            Why::Refused => cx.rekey_again(now, &mut old.rekeys_failed),
+        });
     }
 }

@@ -306,6 +306,26 @@ fn a_bad_moment_is_tried_again_and_told_nobody() {
 }
 
 #[test]
+fn a_rekey_that_is_refused_again_and_again_is_tried_less_and_less_often() {
+    let mut pair = Pair::up();
+    let mut pauses = Vec::new();
+    for _ in 0..6 {
+        refuse(&mut pair, &error(notify::NO_PROPOSAL_CHOSEN));
+        pauses.push(only(&pair, 0).rekey_at.expect("it is tried again"));
+    }
+    for (pause, ideal) in pauses.into_iter().zip([30_000, 60_000, 120_000, 240_000, 300_000, 300_000]) {
+        assert!((ideal * 79 / 100..=ideal * 121 / 100).contains(&pause), "{pause} is not about {ideal}");
+    }
+    // A bad moment is another matter.
+    refuse(&mut pair, &error(notify::TEMPORARY_FAILURE));
+    assert!(only(&pair, 0).rekey_at.is_some_and(|at| at <= 1_200));
+    // Its successor begins anew.
+    begin(&mut pair, 0);
+    refuse(&mut pair, &error(notify::NO_PROPOSAL_CHOSEN));
+    assert!(only(&pair, 0).rekey_at.is_some_and(|at| at <= 36_000));
+}
+
+#[test]
 fn a_child_that_the_peer_has_lost_is_made_anew() {
     let mut pair = Pair::up();
     let old = only(&pair, 0).id;

@@ -307,6 +307,12 @@ fn refusals_are_tried_again_each_in_its_time() {
         begin(&mut pair, 0);
         agreed(&pair);
     }
+    // Again and again, less and less often.
+    let mut pair = Pair::up();
+    for ideal in [30_000, 60_000, 120_000, 240_000, 300_000, 300_000] {
+        answered(&mut pair, error(notify::NO_PROPOSAL_CHOSEN));
+        assert!(only(&pair, 0).rekey_at.is_some_and(|at| (ideal * 79 / 100..=ideal * 121 / 100).contains(&at)), "{ideal}");
+    }
     // A peer that rekeys nothing gets a fresh IKE SA beside the old one.
     let mut pair = Pair::up();
     answered(&mut pair, error(notify::NO_ADDITIONAL_SAS));
