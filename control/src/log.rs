@@ -5,7 +5,8 @@
 //! ```
 //! No field ever holds a key. Time and host are the supervisor's to add.
 
-use std::fmt::{Display, Write};
+use std::fmt::{Display, Write as _};
+use std::io::{self, Write as _};
 
 /// How urgent a line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,9 +29,10 @@ impl Level {
     }
 }
 
-/// Writes a line. Values with anything but plain characters are quoted, and control characters are replaced.
+/// Writes a line. Values with anything but plain characters are quoted, and control characters are replaced. What cannot be written, because
+/// the disk is full or nobody reads any more, is lost: `eprintln` would end the process for it.
 pub(crate) fn line(level: Level, event: &str, fields: &[(&str, &dyn Display)]) {
-    eprintln!("{}", format_line(level, event, fields));
+    let _ = writeln!(io::stderr(), "{}", format_line(level, event, fields));
 }
 
 fn format_line(level: Level, event: &str, fields: &[(&str, &dyn Display)]) -> String {

@@ -46,6 +46,7 @@ pub mod admin;
 pub mod esp;
 pub mod handoff;
 pub mod limits;
+pub mod log;
 pub mod packet;
 pub mod path;
 pub mod plain;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use penstock_engine::admin::{Admin, Options};
+use penstock_engine::log;
 use penstock_engine::sandbox::{self, Jail};
 use penstock_engine::sys::{self, process, uring};
 use penstock_uapi::request::feature;
@@ -51,7 +52,7 @@ fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("penstock-engine: {error}");
+            log::line(error);
             ExitCode::from(2)
         }
     }
@@ -64,14 +65,14 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     let features = available() & !masked;
     // Without the right to it the packets still flow, only behind others' work.
     if let Err(error) = process::prefer(NICE) {
-        eprintln!("penstock-engine: no preference on its cores ({error}): other work there makes packets wait");
+        log::line(format_args!("no preference on its cores ({error}): other work there makes packets wait"));
     }
     if let Err(error) = process::come_soon(SLICE) {
-        eprintln!("penstock-engine: no short turns on its cores ({error}): other work there makes packets wait longer");
+        log::line(format_args!("no short turns on its cores ({error}): other work there makes packets wait longer"));
     }
     // The workers inherit it. What they time in microseconds would otherwise be up to 50 of them late.
     if let Err(error) = process::be_punctual() {
-        eprintln!("penstock-engine: late timers ({error}): round trips take longer while there is much to do");
+        log::line(format_args!("late timers ({error}): round trips take longer while there is much to do"));
     }
     let jail = Jail { user: arguments.user, directory: arguments.jail.as_deref() };
     let sandbox = (!arguments.no_sandbox).then(|| sandbox::enter(&jail).map_err(|error| error.to_string())).transpose()?;
@@ -99,7 +100,7 @@ fn available() -> u16 {
             lacking.into_iter().filter(|(able, _)| !able).fold(feature::ALL, |bits, (_, bit)| bits & !bit)
         }
         Err(error) => {
-            eprintln!("penstock-engine: no io_uring here ({error}): plain system calls");
+            log::line(format_args!("no io_uring here ({error}): plain system calls"));
             feature::ALL & !feature::ON_RING
         }
     }

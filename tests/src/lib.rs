@@ -4,6 +4,7 @@ pub mod capture;
 pub mod counters;
 pub mod cut;
 pub mod esp;
+pub mod host;
 pub mod keys;
 pub mod mixed;
 pub mod nat;

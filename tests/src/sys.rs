@@ -5,7 +5,7 @@
 use std::ffi::CString;
 use std::io;
 use std::net::UdpSocket;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
@@ -55,4 +55,30 @@ fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::
     // SAFETY: the option's value is an int that outlives the call, of the length given.
     let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A duplicate of a descriptor of another process (pidfd_getfd(2), Linux 5.6). Needs the right to trace it.
+pub(crate) fn descriptor_of(pid: u32, fd: i32) -> io::Result<OwnedFd> {
+    // SAFETY: plain numbers.
+    let process = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let process = owned(process)?;
+    // SAFETY: plain numbers; the first is open for the length of the call.
+    let duplicate = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0) };
+    owned(duplicate)
+}
+
+fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call made it for us just now, and nobody else closes it.
+    Ok(unsafe { OwnedFd::from_raw_fd(result as i32) })
+}
+
+/// Gives a socket buffers of any size (SO_RCVBUFFORCE, SO_SNDBUFFORCE).
+pub(crate) fn force_buffers(socket: &Socket, receive: usize, send: usize) -> io::Result<()> {
+    for (name, bytes) in [(libc::SO_RCVBUFFORCE, receive), (libc::SO_SNDBUFFORCE, send)] {
+        set_option(socket.as_fd(), libc::SOL_SOCKET, name, i32::try_from(bytes).map_err(io::Error::other)?)?;
+    }
+    Ok(())
 }

@@ -1,12 +1,14 @@
 //! Given two sites under load, when somebody takes away what the daemon made in the kernel, then it is there again within five seconds,
 //! packets pass, and one line of the log says so. No datagram leaves in clear meanwhile.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use penstock_perf::lab::{Family, Pair, PairOptions};
+use penstock_perf::lab::{Family, Pair, PairOptions, Site, descendants};
 use penstock_perf::load::{Direction, Udp};
 use penstock_tests::capture::Capture;
 use penstock_tests::counters::Counters;
+use penstock_tests::host::{NoDescriptors, SmallDisk, TinyBuffers};
 
 /// How long a fault may take to heal once its cause is gone.
 const HEALED: Duration = Duration::from_secs(5);
@@ -95,4 +97,82 @@ fn a_device_that_somebody_deletes_is_made_again() {
     let inner: Vec<u8> = [[10, 43, 43, 1], [10, 43, 100, 1]].concat();
     let frames = capture.finish().expect("a capture");
     assert!(frames.len() > 100 && !frames.iter().any(|frame| frame.windows(8).any(|window| window == inner)), "nothing leaves in clear");
+}
+
+/// Waits until packets pass again.
+fn wait_healed(pair: &Pair, fault: &str) {
+    let start = Instant::now();
+    while !passes(pair) {
+        assert!(start.elapsed() < HEALED, "{fault}: not healed\n{}\n{}", pair.sites[0].log(), Counters::picture(pair));
+    }
+    println!("{fault}: packets pass again after {:.0?}", start.elapsed());
+}
+
+fn lines(site: &Site, event: &str) -> usize {
+    site.log().matches(&format!("event={event}")).count()
+}
+
+#[test]
+fn a_full_disk_costs_lines_of_the_log_and_nothing_else() {
+    let mut pair = Pair::new(&PairOptions { cores: [2, 2], ..PairOptions::default() }).expect("two sites");
+    // Given a site whose log and run directory are on a disk of 64 KiB
+    let run_dir = pair.sites[0].run_dir();
+    let disk = SmallDisk::over(&run_dir).expect("a disk");
+    std::os::unix::fs::symlink(run_dir.join("log"), pair.sites[0].log_path()).expect("a link");
+    pair.sites.iter_mut().try_for_each(Site::start).expect("both daemons start");
+    pair.wait_up(Duration::from_secs(10)).expect("both sites come up");
+    assert!(passes(&pair));
+    let control = pair.sites[0].control_pid().expect("it runs");
+    // when that is full and an engine dies
+    let filler = disk.fill().expect("it gets full");
+    let told = pair.sites[0].log().len();
+    let engine = pair.sites[0].kill_engine().expect("it runs");
+    wait_healed(&pair, "a full disk");
+    assert_ne!(pair.sites[0].engine_pid().expect("another runs"), engine);
+    assert_eq!(pair.sites[0].control_pid().expect("it runs"), control, "control lives on without a log");
+    assert!(pair.sites[0].log().len() < told + 4096, "the disk was full");
+    // then there are lines again once there is room.
+    std::fs::remove_file(filler).expect("ours");
+    let before = lines(&pair.sites[0], "engine-replaced");
+    pair.sites[0].kill_engine().expect("it runs");
+    wait_healed(&pair, "a disk with room");
+    assert!(lines(&pair.sites[0], "engine-replaced") > before, "{}", pair.sites[0].log());
+    drop(pair);
+    drop(disk);
+}
+
+#[test]
+fn without_descriptors_packets_pass_and_an_engine_that_dies_comes_back_once_there_are_some() {
+    let pair = Pair::start(&PairOptions { cores: [2, 2], ..PairOptions::default() }).expect("both sites come up");
+    assert!(passes(&pair));
+    let control = pair.sites[0].control_pid().expect("it runs");
+    let engine = pair.sites[0].engine_pid().expect("it runs");
+    let launcher = pair.sites[0].launcher_pid().expect("it runs");
+    assert!(descendants(launcher).contains(&control));
+    let none = NoDescriptors::of(&[launcher, control]).expect("prlimit");
+    assert!(passes(&pair), "packets go on");
+    assert!(Command::new("kill").args(["-9", &engine.to_string()]).status().expect("kill can be run").success());
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(!passes(&pair) && lines(&pair.sites[0], "engine-not-started") > 0, "{}", pair.sites[0].log());
+    drop(none);
+    wait_healed(&pair, "no descriptors");
+    assert_eq!(pair.sites[0].control_pid().expect("it runs"), control);
+}
+
+#[test]
+fn sockets_with_hardly_any_buffer_lose_packets_under_a_name_and_no_more_once_they_have_some() {
+    let pair = Pair::start(&PairOptions { cores: [2, 2], ..PairOptions::default() }).expect("both sites come up");
+    assert!(passes(&pair));
+    let tiny = TinyBuffers::of(pair.sites[0].engine_pid().expect("it runs")).expect("its sockets");
+    let [left, right] = [0, 1].map(|side| pair.inner(side, Family::V4));
+    let udp =
+        Udp { flows: 4, rate: 10_000.0, direction: Direction::Both, duration: Duration::from_secs(1), segments: 16, ..Udp::default() };
+    let outcome = udp.run(&left, &right).expect("sockets");
+    drop(tiny);
+    wait_healed(&pair, "tiny buffers");
+    let counted = Counters::of(&pair);
+    println!("{}; {} overflows; {:?}", outcome.total, counted.counter("receive_queue_overflows"), counted.drops());
+    assert!(outcome.total.lost > 0 && outcome.total.duplicate + outcome.total.corrupt == 0, "{}", outcome.total);
+    assert!(counted.counter("receive_queue_overflows") > 0, "{counted:?}");
+    counted.assert_sums();
 }

@@ -11,12 +11,12 @@ use socket2::{Domain, Protocol, SockRef, Type};
 use super::Admin;
 use super::requests::Outcome;
 use crate::handoff::mail;
-use crate::limits;
 use crate::path::Config;
 use crate::sandbox;
 use crate::tun::queue;
 use crate::worker::desk::Desk;
 use crate::worker::{self, Files, Plan, Ready};
+use crate::{limits, log};
 
 /// What was handed over for one core.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ impl Admin {
             return Err(Status::Order);
         }
         let running = self.spawn(start, cores).map_err(|error| {
-            eprintln!("penstock-engine: cannot start: {error}");
+            log::line(format_args!("cannot start: {error}"));
             Status::Unsupported
         })?;
         self.policies.start(cores);
@@ -128,7 +128,7 @@ impl Admin {
         for _ in 0..cores {
             let ready = ready.recv_timeout(limits::START_PATIENCE).map_err(|error| error.to_string())?;
             let Ready { core, ring, notes } = ready?;
-            notes.iter().for_each(|note| eprintln!("penstock-engine: {note}"));
+            notes.iter().for_each(log::line);
             rings.iter_mut().skip(core.into()).take(1).for_each(|place| *place = ring);
         }
         if self.options.sandbox.is_some() {

@@ -223,6 +223,14 @@ impl Site {
         self.shown_pid("site")
     }
 
+    /// The process id of the launcher started last.
+    ///
+    /// # Errors
+    /// If none was started.
+    pub fn launcher_pid(&self) -> Result<u32> {
+        self.children.last().map(Child::id).with_context(|| format!("{}: no daemon runs", self.name))
+    }
+
     /// `kill -9` for control; returns its process id. The engine is noted first, since it outlives this.
     ///
     /// # Errors
