@@ -4,6 +4,7 @@
 mod beat;
 mod bench;
 mod counts;
+mod crowd;
 mod cuts;
 mod endurance;
 mod flood;
@@ -15,6 +16,7 @@ mod watch;
 pub use beat::Beat;
 pub use bench::Bench;
 pub use counts::Counts;
+pub use crowd::{Crowd, CrowdReport};
 pub use cuts::{Cut, CutReport, Cuts};
 pub use endurance::{Endurance, EnduranceReport};
 pub use flood::{Flood, FloodReport, Sample};

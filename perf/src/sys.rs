@@ -4,7 +4,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 
 use libc::{c_int, c_void};
@@ -161,6 +161,75 @@ pub(crate) fn receive_merged(socket: &UdpSocket, buffer: &mut [u8]) -> io::Resul
         header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
     }
     Ok((received, stride.max(1)))
+}
+
+/// Each receive tells to which of this machine's addresses the datagram came; see [`receive_with_destination`].
+pub(crate) fn tell_destination(socket: &UdpSocket) -> io::Result<()> {
+    set_number(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
+}
+
+/// One datagram: its length, its sender, and which of our IPv4 addresses it came to.
+pub(crate) fn receive_with_destination(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr, Ipv4Addr)> {
+    let mut control = [0_u64; 16];
+    let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast::<c_void>(), iov_len: buffer.len() };
+    // SAFETY: a msghdr is plain pointers and numbers, and all zero means none of them.
+    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    message.msg_iov = &raw mut vector;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control);
+    // SAFETY: an address is plain numbers, and all zero is one.
+    let mut from: libc::sockaddr_in = unsafe { MaybeUninit::zeroed().assume_init() };
+    message.msg_name = (&raw mut from).cast();
+    message.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+    // SAFETY: buffer, vector, address and control outlive the call, and their true lengths are given.
+    let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, 0) };
+    let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+    // SAFETY: the kernel has set the control length of `message`, and its control buffer lives.
+    let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    if header.is_null() {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    // SAFETY: `header` is valid, so is the place of its data.
+    let data = unsafe { libc::CMSG_DATA(header) };
+    // SAFETY: IP_PKTINFO is the only message that was asked for, and its data is this structure (net/ipv4/ip_sockglue.c).
+    let info = unsafe { data.cast::<libc::in_pktinfo>().read_unaligned() };
+    let ip = |address: libc::in_addr| Ipv4Addr::from(u32::from_be(address.s_addr));
+    Ok((received, SocketAddr::new(ip(from.sin_addr).into(), u16::from_be(from.sin_port)), ip(info.ipi_addr)))
+}
+
+/// Sends a datagram from one of this machine's IPv4 addresses.
+pub(crate) fn send_from(socket: &UdpSocket, bytes: &[u8], from: Ipv4Addr, to: SocketAddr) -> io::Result<()> {
+    let to = socket2::SockAddr::from(to);
+    let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast::<c_void>(), iov_len: bytes.len() };
+    let mut control = [0_u64; 16];
+    let info = libc::in_pktinfo {
+        ipi_ifindex: 0,
+        ipi_spec_dst: libc::in_addr { s_addr: u32::from(from).to_be() },
+        ipi_addr: libc::in_addr { s_addr: 0 },
+    };
+    // SAFETY: a msghdr is plain pointers and numbers, and all zero means none of them.
+    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    message.msg_name = to.as_ptr().cast_mut().cast();
+    message.msg_namelen = to.len();
+    message.msg_iov = &raw mut vector;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    // SAFETY: this only counts, and what it counts is far below the buffer's size.
+    message.msg_controllen = unsafe { libc::CMSG_SPACE(size_of_val(&info) as u32) } as usize;
+    // SAFETY: as the line before.
+    let length = unsafe { libc::CMSG_LEN(size_of_val(&info) as u32) } as usize;
+    // SAFETY: the control buffer is large enough for a header and aligned for it.
+    let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    // SAFETY: `header` lies in the control buffer.
+    unsafe { header.write(libc::cmsghdr { cmsg_len: length, cmsg_level: libc::IPPROTO_IP, cmsg_type: libc::IP_PKTINFO }) };
+    // SAFETY: `header` is valid, so is the place of its data.
+    let data = unsafe { libc::CMSG_DATA(header) };
+    // SAFETY: the buffer has room for this structure behind the header.
+    unsafe { data.cast::<libc::in_pktinfo>().write_unaligned(info) };
+    // SAFETY: address, buffer, vector and control outlive the call, which only reads them.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, 0) };
+    usize::try_from(sent).map(drop).map_err(|_| io::Error::last_os_error())
 }
 
 /// The offload switches of a device by name, as `ethtool -k` shows them, through `SIOCETHTOOL` (linux/ethtool.h).

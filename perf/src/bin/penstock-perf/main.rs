@@ -2,6 +2,7 @@
 //! namespaces; what they share is the library.
 
 mod by_hand;
+mod crowd;
 mod cuts;
 mod endure;
 mod flood;
@@ -54,6 +55,8 @@ enum Task {
     Cuts(cuts::Arguments),
     /// Kills engines or controls again and again under load, and says what that cost.
     Kills(kills::Arguments),
+    /// Brings thousands of peers up at once, and says how long that takes and what each costs.
+    Crowd(crowd::Arguments),
     /// Lasts: a bad wire, a rekey a second, questions and changes, for an hour; and says what grows.
     Endure(endure::Arguments),
     #[command(flatten)]
@@ -90,6 +93,7 @@ fn perform(task: &Task) -> Result<()> {
         Task::Flood(arguments) => flood::run(arguments),
         Task::Cuts(arguments) => cuts::run(arguments),
         Task::Kills(arguments) => kills::run(arguments),
+        Task::Crowd(arguments) => crowd::run(arguments),
         Task::Endure(arguments) => endure::run(arguments),
         Task::ByHand(load) => by_hand::run(load),
     }
