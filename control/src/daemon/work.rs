@@ -31,6 +31,7 @@ use crate::netlink::{self, Netlink};
 use crate::socket::ike::{Datagram, IkeSocket, Kind};
 use crate::sys;
 
+mod deadline;
 mod liveness;
 mod orders;
 mod outputs;
@@ -39,6 +40,7 @@ mod repair;
 mod restart;
 mod upgrade;
 
+use deadline::Deadline;
 use liveness::{Listening, Report};
 use reload::Reload;
 use repair::Repair;
@@ -103,6 +105,8 @@ pub(super) struct Work {
     ike: Ike,
     source: Source,
     started: Instant,
+    /// When it wants to be called.
+    deadline: Deadline,
     sockets: [Option<Rc<IkeSocket>>; 2],
     /// Those of port 500.
     first_sockets: [Option<Rc<IkeSocket>>; 2],
@@ -253,6 +257,7 @@ impl Work {
             ike,
             source,
             started,
+            deadline: Deadline::default(),
             sockets,
             first_sockets,
             endpoints: HashMap::new(),
@@ -368,17 +373,23 @@ impl Work {
                 Happening::Asked((request, answer)) => self.order(request, answer),
                 Happening::Reload(step) => self.reload_step(step),
                 Happening::Repair(step) => self.repair(step),
-                Happening::Time => {
-                    let now = self.now();
-                    self.ike.tick(now, &mut self.source);
-                }
+                Happening::Time => self.tick(),
             }
         }
         self.end().await
     }
 
+    /// Lets time pass for the state machine, if it waits for that.
+    fn tick(&mut self) {
+        if self.deadline.take_due(Instant::now()) {
+            let now = self.now();
+            self.ike.tick(now, &mut self.source);
+        }
+    }
+
     async fn next(&mut self) -> Happening {
-        let deadline = self.ike.next_deadline().map(|at| self.started + Duration::from_millis(at));
+        let (ike, started) = (&self.ike, self.started);
+        let wake = self.deadline.wake(Instant::now(), || ike.next_deadline().map(|at| started + Duration::from_millis(at)));
         let [terminate, interrupt] = &mut self.signals;
         tokio::select! {
             word = self.link.word() => Happening::Word(word),
@@ -393,7 +404,7 @@ impl Work {
             Some(asked) = self.asked.recv() => Happening::Asked(asked),
             _ = terminate.recv() => Happening::Signal,
             _ = interrupt.recv() => Happening::Signal,
-            () = tokio::time::sleep_until(deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600))) => Happening::Time,
+            () = tokio::time::sleep_until(wake) => Happening::Time,
         }
     }
 
@@ -439,10 +450,7 @@ impl Work {
                     Happening::Engine(Event::Lost) => self.engine = None,
                     Happening::Engine(event) => self.engine_event(event),
                     Happening::Finished(finished) => self.step_finished(finished),
-                    Happening::Time => {
-                        let now = self.now();
-                        self.ike.tick(now, &mut self.source);
-                    }
+                    Happening::Time => self.tick(),
                     _ => (),
                 },
                 () = tokio::time::sleep_until(until) => (),
