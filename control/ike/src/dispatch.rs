@@ -3,25 +3,19 @@
 //! Nothing is kept about a sender before it has shown a valid first message, and nothing is believed before it is
 //! decrypted. Answers to unproven addresses are never larger than what asked for them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use crate::Ike;
 use crate::crypto::sha256;
 use crate::error::Fault;
 use crate::exchange::{Came, End, auth, create, informational, init, intermediate};
 use crate::fragment::Opened;
+use crate::half_open::{FIRST_MESSAGE_BYTES_MAX, Room};
 use crate::message::{Chain, Header, Payloads, exchange, notify};
 use crate::output::Host;
 use crate::proposal::protocol;
 use crate::retransmit::Purpose;
-use crate::sa::{IkeSa, Stage, plain};
-
-/// The most half-open IKE SAs; one more pushes out the oldest.
-const HALF_OPEN_MAX: usize = 512;
-/// The most of one address (of one /64 in IPv6) that has shown cookies; one more pushes out the oldest of them.
-const HALF_OPEN_PER_SOURCE_MAX: usize = 16;
-/// How many an address may have before it must show a cookie: whoever forges it cannot push out what it has begun.
-const UNPROVEN_PER_SOURCE_MAX: usize = 3;
+use crate::sa::{Stage, plain};
 
 impl Ike {
     pub(crate) fn dispatch(&mut self, now: u64, from: SocketAddr, to: SocketAddr, message: &[u8], host: &mut dyn Host) {
@@ -52,7 +46,7 @@ impl Ike {
 
     fn init_request(&mut self, now: u64, way: &Way<'_>, body: &[u8], host: &mut dyn Host) {
         let header = way.came.header;
-        if !header.initiator || header.id != 0 || header.spi_r != 0 {
+        if !header.initiator || header.id != 0 || header.spi_r != 0 || way.message.len() > FIRST_MESSAGE_BYTES_MAX {
             return;
         }
         let first = (way.came.from, sha256(way.message));
@@ -71,10 +65,14 @@ impl Ike {
         let address = way.came.from.ip();
         let shown = payloads.notify(notify::COOKIE).map(|cookie| cookie.data);
         let proven = shown.is_some_and(|cookie| self.cookies.valid(now, cookie, nonce, address, header.spi_i, host));
-        let crowded = self.half_open_of(address).count() >= UNPROVEN_PER_SOURCE_MAX;
-        if !proven && (crowded || self.half_open() >= self.cx.config.cookie_over_half_open) {
+        if !proven && self.half_opens.crowded(address, self.cx.config.cookie_over_half_open) {
             let cookie = self.cookies.bake(now, nonce, address, header.spi_i, host);
             return self.refuse(way, notify::COOKIE, &cookie);
+        }
+        // Before the key exchange, which costs. It comes again, with its cookie.
+        let room = self.half_opens.room(now, address, proven);
+        if room == Room::Full {
+            return;
         }
         let spi = self.fresh_spi(host);
         match init::on_request(&mut self.cx, now, spi, &way.came, &payloads, way.message, host) {
@@ -89,28 +87,15 @@ impl Ike {
                 self.refuse(way, notify::COOKIE, &cookie);
             }
             init::Verdict::Open(mut sa, response) => {
-                self.make_room(now, address);
+                if let Room::InsteadOf(other) = room {
+                    self.remove(now, other, None);
+                }
+                self.half_opens.add(now, spi, address, proven);
                 sa.first = Some(first);
                 self.firsts.insert(first, spi);
                 self.sas.insert(spi, *sa);
                 self.cx.send(way.came.to, way.came.from, response);
             }
-        }
-    }
-
-    fn half_open_of(&self, address: IpAddr) -> impl Iterator<Item = &IkeSa> {
-        self.sas.values().filter(move |sa| sa.peer.is_none() && source(sa.remote.ip()) == source(address))
-    }
-
-    /// Keeps the number of half-open IKE SAs below its bounds.
-    fn make_room(&mut self, now: u64, address: IpAddr) {
-        let same = || self.half_open_of(address);
-        let oldest_of_source = (same().count() >= HALF_OPEN_PER_SOURCE_MAX).then(|| same().min_by_key(|sa| sa.began));
-        let any = || self.sas.values().filter(|sa| sa.peer.is_none());
-        let oldest = (any().count() >= HALF_OPEN_MAX).then(|| any().min_by_key(|sa| sa.began));
-        let spi = oldest_of_source.or(oldest).flatten().map(|sa| sa.spi);
-        if let Some(spi) = spi {
-            self.remove(now, spi, None);
         }
     }
 
@@ -180,6 +165,7 @@ impl Ike {
             (exchange::AUTH, Stage::HalfOpen(_)) => {
                 let authentic = auth::on_request(cx, now, sa, &way.came, payloads, &self.decoy, host);
                 if let auth::Authentic::Yes { initial_contact } = authentic {
+                    self.half_opens.forget(spi);
                     let done = sa.live();
                     if initial_contact {
                         self.supersede(now, spi);
@@ -267,12 +253,4 @@ impl Ike {
 struct Way<'a> {
     came: Came,
     message: &'a [u8],
-}
-
-/// What counts as one sender: an IPv4 address, or an IPv6 network of 64 bits.
-fn source(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => u128::from(v4.to_bits()),
-        IpAddr::V6(v6) => v6.to_bits() >> 64 << 64,
-    }
 }

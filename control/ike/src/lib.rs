@@ -40,6 +40,7 @@ mod dispatch;
 mod error;
 mod exchange;
 mod fragment;
+mod half_open;
 mod life;
 mod liveness;
 mod message;
@@ -69,6 +70,7 @@ use std::sync::Arc;
 
 use context::{Context, Peer};
 use cookie::Cookies;
+use half_open::HalfOpens;
 use sa::IkeSa;
 
 /// Why [`Ike::create_child`] did nothing.
@@ -100,6 +102,7 @@ pub struct Ike {
     /// First messages that were answered, by sender and digest.
     firsts: HashMap<(SocketAddr, [u8; 32]), u64>,
     cookies: Cookies,
+    half_opens: HalfOpens,
     /// The key that strangers' proofs are verified against.
     decoy: Psk,
 }
@@ -112,7 +115,7 @@ impl Ike {
         host.random(&mut decoy);
         let cx = Context::new(config, now, u64::from_ne_bytes(seed));
         let cookies = Cookies::new(now, host);
-        Self { cx, sas: BTreeMap::new(), firsts: HashMap::new(), cookies, decoy: Psk::new(decoy) }
+        Self { cx, sas: BTreeMap::new(), firsts: HashMap::new(), cookies, half_opens: HalfOpens::default(), decoy: Psk::new(decoy) }
     }
 
     /// Adds or replaces a peer. Nothing is sent to a new one before [`Ike::initiate`]. The IKE SAs of a replaced one
@@ -250,7 +253,7 @@ impl Ike {
     /// Handshakes of strangers that are half open: what a flood makes grow, up to its bound.
     #[must_use]
     pub fn half_open(&self) -> usize {
-        self.sas.values().filter(|sa| sa.peer.is_none()).count()
+        self.half_opens.len()
     }
 
     /// A datagram that came from `from` to our `to`, without the non-ESP marker.

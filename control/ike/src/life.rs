@@ -125,6 +125,7 @@ impl Ike {
         // Section 2.25.2: a DELETE in the middle of a rekey by both sides. The peer's has taken over.
         self.inherit(now, spi);
         let Some(sa) = self.sas.remove(&spi) else { return };
+        self.half_opens.forget(spi);
         sa.first.map(|first| self.firsts.remove(&first));
         sa.children.values().for_each(|child| child.retire(&mut self.cx));
         if let Some(peer) = sa.peer.filter(|_| !matches!(sa.stage, Stage::Leaving | Stage::Replaced)) {

@@ -184,6 +184,23 @@ fn a_flood_of_first_messages_meets_cookies_and_an_honest_peer_comes_through() {
     assert!(world.both_up());
 }
 
+/// The same first message with the cookie that it was answered with.
+fn with_cookie(message: &[u8], answer: &[u8]) -> Vec<u8> {
+    let mut proven = [&message[..28], &[message[16]], &answer[29..], &message[28..]].concat();
+    proven[16] = 41;
+    let length = proven.len() as u32;
+    proven[24..28].copy_from_slice(&length.to_be_bytes());
+    proven
+}
+
+/// Shows the cookie that the sender is asked for; whether that was answered.
+fn prove(world: &mut World, from: SocketAddr, message: &[u8]) -> bool {
+    world.inject(EAST, from, message);
+    let answer = world.sent.pop().expect("a cookie").1;
+    world.inject(EAST, from, &with_cookie(message, &answer));
+    world.sent.pop().is_some()
+}
+
 #[test]
 fn one_address_cannot_push_out_the_others() {
     let config = penstock_ike::Config { cookie_over_half_open: usize::MAX, ..penstock_ike::Config::default() };
@@ -194,22 +211,42 @@ fn one_address_cannot_push_out_the_others() {
         world.inject(EAST, stranger(1), &messages.next().expect("endless"));
     }
     assert_eq!(world.sites[EAST].ike.half_open(), 3);
-    // and whoever really has it pushes out only its own.
-    for _ in 0..100 {
-        let message = messages.next().expect("endless");
-        world.inject(EAST, stranger(1), &message);
-        let answer = world.sent.last().expect("a cookie").1.clone();
-        let mut proven = [&message[..28], &[message[16]], &answer[29..], &message[28..]].concat();
-        proven[16] = 41;
-        let length = proven.len() as u32;
-        proven[24..28].copy_from_slice(&length.to_be_bytes());
-        world.inject(EAST, stranger(1), &proven);
-    }
-    assert_eq!(world.sites[EAST].ike.half_open(), 16);
+    // and whoever really has it has a bound of its own, and takes the place of what it began only when the time of that is over.
+    world.sent.clear();
+    let taken = (0..1_100).filter(|_| prove(&mut world, stranger(1), &messages.next().expect("endless"))).count();
+    assert_eq!((taken, world.sites[EAST].ike.half_open()), (1_021, 1_024));
+    world.run(5_000);
+    assert!(prove(&mut world, stranger(1), &messages.next().expect("endless")));
+    assert_eq!(world.sites[EAST].ike.half_open(), 1_024);
     for number in 0..2_000 {
         world.inject(EAST, stranger(2 + number), &messages.next().expect("endless"));
     }
-    assert_eq!(world.sites[EAST].ike.half_open(), 512, "and all of them together have a bound");
+    assert_eq!(world.sites[EAST].ike.half_open(), 2_048, "and all of them together have a bound");
+}
+
+#[test]
+fn a_first_message_longer_than_any_is_ignored() {
+    let mut world = World::new(15);
+    let message = first_messages().next().expect("one");
+    // A private notification at the end, of so many octets.
+    let padded = |length: usize| {
+        let (mut at, mut long) = (28, message.clone());
+        while message[at] != 0 {
+            at += usize::from(u16::from_be_bytes([message[at + 2], message[at + 3]]));
+        }
+        long[at] = 41;
+        let more = length - message.len();
+        long.extend([0, 0]);
+        long.extend((more as u16).to_be_bytes());
+        long.extend([0, 0, 0xa0, 1]);
+        long.resize(length, 0);
+        long[24..28].copy_from_slice(&(length as u32).to_be_bytes());
+        long
+    };
+    world.inject(EAST, stranger(1), &padded(4_097));
+    assert_eq!((world.sent.len(), world.sites[EAST].ike.half_open()), (0, 0));
+    world.inject(EAST, stranger(1), &padded(4_096));
+    assert_eq!((world.sent.len(), world.sites[EAST].ike.half_open()), (1, 1));
 }
 
 #[test]
