@@ -229,6 +229,12 @@ impl Ike {
         self.sas.values().filter(|sa| sa.live()).map(|sa| sa.local.ip()).filter(|ip| !ip.is_unspecified()).collect()
     }
 
+    /// Whether a child is there, in whichever step.
+    #[must_use]
+    pub fn has_child(&self, child: ChildId) -> bool {
+        self.sas.values().any(|sa| sa.children.contains_key(&child))
+    }
+
     /// Deletes one child, such as an idle core's. With the last one its IKE SA closes.
     pub fn delete_child(&mut self, now: u64, child: ChildId) {
         self.cx.tick();

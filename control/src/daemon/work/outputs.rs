@@ -164,7 +164,10 @@ impl Work {
                     super::Token::Inbound(_) => penstock_ike::Ike::installed,
                     super::Token::Pair(_) => penstock_ike::Ike::activated,
                 };
-                self.tokens.insert(child, token);
+                // One that was retired meanwhile has nothing left to come.
+                if self.ike.has_child(child) {
+                    self.tokens.insert(child, token);
+                }
                 told(&mut self.ike, now, child);
             }
             Err(reason) => {
