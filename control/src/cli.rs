@@ -83,10 +83,26 @@ Exit code 1 if PEER is named and not up.
 Examples:
   penstock show
   penstock show london
+  penstock show peer london
   penstock show --json | jq '.peers[] | {name, state}'")]
     Show {
-        /// Only this peer
-        peer: Option<String>,
+        /// Only this peer; `peer NAME` shows everything about it: names, addresses, next keys, selectors, last error
+        #[arg(value_names = ["PEER", "NAME"], num_args = 0..=2)]
+        peer: Vec<String>,
+    },
+    /// Wait until a peer is up
+    #[command(after_help = "\
+Nothing is asked of the peer: what the configuration says goes on. Exit code 1 if it is not up in time.
+
+Examples:
+  penstock wait london
+  penstock wait london --timeout 2m && ping -c 3 10.43.100.1")]
+    Wait {
+        /// The peer
+        peer: String,
+        /// How long to wait, up to an hour
+        #[arg(long, value_name = "TIME", value_parser = apply::confirm_time, default_value = "30s")]
+        timeout: Duration,
     },
     /// Connect to a peer, or to all, at once
     #[command(after_help = "\
@@ -239,8 +255,9 @@ pub fn run(cli: &Cli, streams: &mut Streams<'_>) -> ExitCode {
 }
 
 fn code(cli: &Cli, streams: &mut Streams<'_>) -> u8 {
-    let result = match cli.verb.as_ref().unwrap_or(&Verb::Show { peer: None }) {
-        Verb::Show { peer } => show::run(&cli.run_dir, peer.as_deref(), cli.json, streams),
+    let result = match cli.verb.as_ref().unwrap_or(&Verb::Show { peer: Vec::new() }) {
+        Verb::Show { peer } => show::run(&cli.run_dir, peer, cli.json, streams),
+        Verb::Wait { peer, timeout } => order::wait(&cli.run_dir, peer, *timeout, cli.json, streams),
         Verb::Up { peer, wait } => order::up(&cli.run_dir, peer.as_deref(), *wait, cli.json, streams),
         Verb::Down { peer } => order::down(&cli.run_dir, peer.as_deref(), cli.json, streams),
         Verb::Apply { dry_run, confirm } => apply::apply(&cli.run_dir, *dry_run, *confirm, cli.json, streams),

@@ -24,6 +24,8 @@ pub(crate) use tests::state as example;
 pub struct Options<'a> {
     /// Only this peer, and nothing about cores and drops.
     pub peer: Option<&'a str>,
+    /// Everything about it: names and addresses of both sides, what each SA carries, when keys are renewed, the last error.
+    pub detail: bool,
     /// An earlier state and how long ago it was: rates come from the difference.
     pub before: Option<(&'a State, Duration)>,
     /// Whether escape sequences for colours are understood.
@@ -42,7 +44,7 @@ pub fn render(state: &State, options: Options<'_>) -> String {
     for peer in peers {
         let before =
             options.before.and_then(|(state, elapsed)| Some((state.peers.iter().find(|earlier| earlier.name == peer.name)?, elapsed)));
-        show_peer(&mut screen, peer, before);
+        show_peer(&mut screen, peer, before, options.detail);
     }
     if options.peer.is_none() {
         show_site(&mut screen, state);
@@ -127,7 +129,7 @@ fn headline(screen: &mut Screen, state: &State) {
     screen.line("");
 }
 
-fn show_peer(screen: &mut Screen, peer: &Peer, before: Option<(&Peer, Duration)>) {
+fn show_peer(screen: &mut Screen, peer: &Peer, before: Option<(&Peer, Duration)>, detail: bool) {
     let (tone, word) = match peer.state {
         PeerState::Down => (Tone::Bad, "DOWN"),
         PeerState::Connecting => (Tone::Care, "CONNECTING"),
@@ -166,7 +168,31 @@ fn show_peer(screen: &mut Screen, peer: &Peer, before: Option<(&Peer, Duration)>
         ));
     }
     show_sas(screen, &peer.sas);
+    if detail {
+        show_detail(screen, peer);
+    }
     screen.line("");
+}
+
+fn show_detail(screen: &mut Screen, peer: &Peer) {
+    let at = |address: Option<std::net::SocketAddr>| address.map(|address| format!(" at {address}")).unwrap_or_default();
+    screen.line(&format!("  us    {}{}", peer.local_id, at(peer.local)));
+    screen.line(&format!("  peer  {}{}", peer.remote_id, at(peer.remote)));
+    let renewed = |name: &str, rekey_in_ms: Option<u64>| match rekey_in_ms {
+        Some(ms) => format!("{name}: new keys in {}", age(ms)),
+        None => format!("{name}: new keys when the peer asks for them"),
+    };
+    if let Some(ike) = &peer.ike {
+        screen.line(&format!("  {}", renewed("IKE", ike.rekey_in_ms)));
+    }
+    for sa in peer.sas.iter().filter(|sa| !sa.subnets.is_empty()) {
+        let nets = format!("{} <-> {}", sa.local_subnets.join(", "), sa.subnets.join(", "));
+        screen.line(&format!("  {}; {nets}", renewed(&sa.inbound_spi, sa.rekey_in_ms)));
+    }
+    match (&peer.last_error, peer.last_error_ms) {
+        (Some(error), Some(ms)) => screen.line(&format!("  last error {} ago: {error}", age(ms))),
+        _ => screen.line("  no error since penstockd started"),
+    }
 }
 
 fn endpoint(peer: &Peer) -> String {

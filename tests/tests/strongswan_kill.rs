@@ -105,6 +105,13 @@ fn strongswan_that_is_gone_for_longer_is_tried_until_it_is_back() {
     assert!(reason.contains("nothing was heard for"), "{reason}");
     mixed.swan.run().expect("it starts again");
     back(&mixed, ways, Instant::now(), RETRY, "strongSwan gone until it was missed");
+    // What went wrong last is still told, beside what runs now.
+    assert_eq!(mixed.site[0].penstock(&["wait", "london", "--timeout", "5s"]).expect("it runs").status.code(), Some(0));
+    let shown = String::from_utf8(mixed.site[0].penstock(&["show", "peer", "london"]).expect("it runs").stdout).expect("text");
+    println!("{shown}");
+    for part in ["IKE: new keys in ", "; 10.43.43.0/24, fd00:43:43::/64 <-> 10.43.100.0/24, fd00:43:100::/64", "last error ", &reason] {
+        assert!(shown.contains(part), "no «{part}»: {shown}");
+    }
 }
 
 /// Steady traffic for some seconds, while something is done to Penstock after the first.

@@ -65,6 +65,8 @@ pub struct IkeSnapshot {
     pub per_core: bool,
     /// Milliseconds since it was started.
     pub age_ms: u64,
+    /// Milliseconds until we renew its keys.
+    pub rekey_in_ms: Option<u64>,
     /// Its children.
     pub children: Vec<ChildSnapshot>,
 }
@@ -92,6 +94,8 @@ pub struct ChildSnapshot {
     pub selectors: Selectors,
     /// Milliseconds since its first step.
     pub age_ms: u64,
+    /// Milliseconds until we ask for its successor.
+    pub rekey_in_ms: Option<u64>,
 }
 
 impl Ike {
@@ -136,6 +140,7 @@ fn snapshot_ike(now: u64, sa: &IkeSa) -> IkeSnapshot {
         penstock: sa.penstock,
         per_core: sa.per_core,
         age_ms: now.saturating_sub(sa.started),
+        rekey_in_ms: sa.rekey_at.map(|at| at.saturating_sub(now)),
         children: sa.children.values().map(|child| snapshot_child(now, child)).collect(),
     }
 }
@@ -152,5 +157,6 @@ fn snapshot_child(now: u64, child: &Child) -> ChildSnapshot {
         fallback: child.fallback,
         selectors: child.selectors.clone(),
         age_ms: now.saturating_sub(child.started),
+        rekey_in_ms: child.rekey_at.map(|at| at.saturating_sub(now)),
     }
 }

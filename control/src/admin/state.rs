@@ -126,6 +126,12 @@ pub struct Peer {
     /// Why it is not up, in one line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The newest thing that went wrong with it, also where it is up again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// How many milliseconds ago that was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error_ms: Option<u64>,
     /// What to try, in one line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
@@ -189,6 +195,9 @@ pub struct Ike {
     pub proposal: String,
     /// Milliseconds since it was established.
     pub age_ms: u64,
+    /// Milliseconds until this site renews its keys; the peer may be earlier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rekey_in_ms: Option<u64>,
     /// A NAT stands in front of us.
     #[serde(default)]
     pub nat_here: bool,
@@ -225,6 +234,15 @@ pub struct Sa {
     /// Where packets go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote: Option<SocketAddr>,
+    /// Milliseconds until this site renews its keys; the peer may be earlier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rekey_in_ms: Option<u64>,
+    /// Our subnets that it carries, as agreed; empty where control does not know it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub local_subnets: Vec<String>,
+    /// The peer's subnets that it carries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subnets: Vec<String>,
 }
 
 /// A core.
@@ -334,6 +352,7 @@ impl From<&SaState> for Sa {
             outbound: Traffic { packets: sa.outbound_packets.get(), bytes: sa.outbound_bytes.get() },
             inbound: Traffic { packets: sa.inbound_packets.get(), bytes: sa.inbound_bytes.get() },
             remote: sa.remote.to_socket(),
+            ..Self::default()
         }
     }
 }

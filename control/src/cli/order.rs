@@ -1,4 +1,4 @@
-//! `penstock up [PEER]`, `penstock down [PEER]` and `penstock peer rekey PEER`.
+//! `penstock up [PEER]`, `penstock down [PEER]`, `penstock wait PEER` and `penstock peer rekey PEER`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -21,7 +21,19 @@ pub(super) fn up(run_dir: &Path, peer: Option<&str>, wait: u16, json: bool, stre
         done(&message, json, streams)?;
         return Ok(YES);
     }
-    let end = Instant::now() + Duration::from_secs(wait.into());
+    until_up(&mut client, peer, Duration::from_secs(wait.into()), json, streams)
+}
+
+/// `penstock wait`: only looks.
+pub(super) fn wait(run_dir: &Path, peer: &str, timeout: Duration, json: bool, streams: &mut Streams<'_>) -> Result<u8, Failure> {
+    let mut client = Client::connect(run_dir)?;
+    require_peer(&*client.state()?, Some(peer))?;
+    until_up(&mut client, Some(peer), timeout, json, streams)
+}
+
+/// Looks until this peer, or all, are up, or the time is over; then says how it stands.
+fn until_up(client: &mut Client, peer: Option<&str>, wait: Duration, json: bool, streams: &mut Streams<'_>) -> Result<u8, Failure> {
+    let end = Instant::now() + wait;
     let peers = loop {
         let mut peers = client.state()?.peers;
         peers.retain(|shown| peer.is_none_or(|name| name == shown.name));
@@ -39,13 +51,13 @@ pub(super) fn up(run_dir: &Path, peer: Option<&str>, wait: u16, json: bool, stre
         streams.json(&json!({ "schema": SCHEMA, "ok": all_up, "peers": peers }))?;
     } else {
         for peer in &peers {
-            streams.answer_line(&outcome(peer, wait))?;
+            streams.answer_line(&outcome(peer, wait.as_secs()))?;
         }
     }
     Ok(if all_up { YES } else { NO })
 }
 
-fn outcome(peer: &Peer, wait: u16) -> String {
+fn outcome(peer: &Peer, wait: u64) -> String {
     let clean = |text: &str| text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect::<String>();
     match peer.state {
         PeerState::Up => format!("{}: up", peer.name),

@@ -1,4 +1,4 @@
-//! `penstock show [PEER]`.
+//! `penstock show [PEER]` and `penstock show peer NAME`.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,7 +11,13 @@ use crate::show::{Options, remedy, render};
 /// The time between the two looks from which rates are told. Short enough not to be felt, long enough for a steady figure.
 const LOOK: Duration = Duration::from_millis(250);
 
-pub(super) fn run(run_dir: &Path, peer: Option<&str>, json: bool, streams: &mut Streams<'_>) -> Result<u8, Failure> {
+pub(super) fn run(run_dir: &Path, words: &[String], json: bool, streams: &mut Streams<'_>) -> Result<u8, Failure> {
+    let (peer, detail) = match words {
+        [] => (None, false),
+        [peer] => (Some(peer.as_str()), false),
+        [what, peer] if what == "peer" => (Some(peer.as_str()), true),
+        _ => return Err(Failure::error("show takes one peer: penstock show NAME, or penstock show peer NAME for everything about it")),
+    };
     let mut client = Client::connect(run_dir)?;
     let mut state = client.state()?;
     require_peer(&state, peer)?;
@@ -26,7 +32,7 @@ pub(super) fn run(run_dir: &Path, peer: Option<&str>, json: bool, streams: &mut 
         let first = Instant::now();
         std::thread::sleep(LOOK);
         let before = std::mem::replace(&mut state, client.state()?);
-        let options = Options { peer, before: Some((&before, first.elapsed())), colour: streams.colour };
+        let options = Options { peer, detail, before: Some((&before, first.elapsed())), colour: streams.colour };
         streams.answer(&render(&state, options))?;
     }
     let down = peer.is_some_and(|name| !state.peers.iter().any(|shown| shown.name == name && shown.state == PeerState::Up));

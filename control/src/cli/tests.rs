@@ -79,8 +79,8 @@ fn verbs_may_be_shortened_and_none_means_show() {
     let verb = |words: &[&str]| Cli::try_parse_from(["penstock"].iter().chain(words)).map(|cli| cli.verb);
     let london = Some("london".to_owned());
     for (words, expected) in [
-        (["show", "london"].as_slice(), Verb::Show { peer: london.clone() }),
-        (&["s"], Verb::Show { peer: None }),
+        (["show", "london"].as_slice(), Verb::Show { peer: vec!["london".to_owned()] }),
+        (&["s"], Verb::Show { peer: Vec::new() }),
         (&["up", "london"], Verb::Up { peer: london.clone(), wait: 10 }),
         (&["up", "--wait", "0"], Verb::Up { peer: None, wait: 0 }),
         (&["dow", "london"], Verb::Down { peer: london }),
@@ -96,9 +96,15 @@ fn verbs_may_be_shortened_and_none_means_show() {
         assert_eq!(verb(words).expect("good"), Some(expected), "{words:?}");
     }
     assert_eq!(verb(&[]).expect("good"), None);
-    for words in
-        [["dance"].as_slice(), &["show", "a", "b"], &["key"], &["up", "--wait", "-1"], &["--nonsense"], &["apply", "--confirm", "30"]]
-    {
+    for words in [
+        ["dance"].as_slice(),
+        &["show", "a", "b", "c"],
+        &["wait"],
+        &["key"],
+        &["up", "--wait", "-1"],
+        &["--nonsense"],
+        &["apply", "--confirm", "30"],
+    ] {
         let error = verb(words).expect_err("misuse");
         assert_eq!(error.exit_code(), i32::from(ERROR), "{words:?}");
     }
@@ -254,6 +260,59 @@ fn up_waits_until_the_peers_are_up_and_answers_whether_they_are() {
         "berlin: up\nlondon: not up after 1 s: no answer from 203.0.113.7:4500; is UDP port 4500 open there? does its penstockd run?\n";
     assert_eq!((code, out.as_str()), (NO, expected));
     daemon.join().expect("ended");
+}
+
+#[test]
+fn wait_only_looks_and_says_why_a_peer_is_not_up() {
+    let directory = Directory::new("wait");
+    let mut looks = 0;
+    let daemon = directory.daemon(move |request| match request {
+        Ok(Request { id, command: Command::Show }) => {
+            looks += 1;
+            let mut state = state();
+            if let Some(london) = state.peers.last_mut().filter(|_| looks >= 4) {
+                london.state = PeerState::Up;
+            }
+            Response::show(id, state).to_line()
+        }
+        Ok(Request { command, .. }) => panic!("it asked for {command:?}"),
+        Err(refusal) => refusal.to_line(),
+    });
+    assert_eq!(run(directory.path(), &["wait", "london"]), (YES, "london: up\n".into(), String::new()));
+    daemon.join().expect("ended");
+
+    let asked = |name: &str, words: &[&str]| {
+        let directory = Directory::new(name);
+        let daemon = directory.daemon(answering(state()));
+        let answer = run(directory.path(), words);
+        daemon.join().expect("ended");
+        answer
+    };
+    let (code, out, _) = asked("wait-not", &["wait", "london", "--timeout", "1s"]);
+    assert_eq!(code, NO);
+    assert!(out.starts_with("london: not up after 1 s: no answer from 203.0.113.7:4500; "), "{out}");
+    let (code, out, err) = asked("wait-unknown", &["wait", "paris", "--timeout", "1s"]);
+    assert_eq!((code, out.as_str()), (ERROR, ""));
+    assert!(err.contains("no peer \"paris\"; there are: berlin, london"), "{err}");
+    assert!(Cli::try_parse_from(["penstock", "wait"]).is_err(), "wait needs a peer");
+}
+
+#[test]
+fn show_peer_shows_everything_about_one() {
+    let shown = |name: &str, words: &[&str]| {
+        let directory = Directory::new(name);
+        let daemon = directory.daemon(answering(state()));
+        let answer = run(directory.path(), words);
+        daemon.join().expect("ended");
+        answer
+    };
+    let (code, out, _) = shown("show-peer", &["show", "peer", "berlin"]);
+    assert_eq!(code, YES);
+    assert!(out.contains("no error since penstockd started") && !out.contains("london"), "{out}");
+    let (_, brief, _) = shown("show-brief", &["show", "berlin"]);
+    assert!(!brief.contains("no error since"), "{brief}");
+    let (code, _, err) = run(Directory::new("show-what").path(), &["show", "berlin", "london"]);
+    assert!(code == ERROR && err.contains("show peer NAME"), "{err}");
 }
 
 #[test]

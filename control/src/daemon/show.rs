@@ -79,8 +79,11 @@ impl<'a> Index<'a> {
     }
 }
 
+fn subnets(nets: &[ipnet::IpNet]) -> Vec<String> {
+    nets.iter().map(ToString::to_string).collect()
+}
+
 fn peer(configured: &Peer, id: PeerId, known: &Known, all: &Index<'_>) -> admin::Peer {
-    let subnets = |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect();
     let snapshot = all.snapshots.get(&id).copied();
     let status = known.statuses.get(&id);
     let sas = all.sas.get(&id).map(Vec::as_slice).unwrap_or_default();
@@ -95,6 +98,8 @@ fn peer(configured: &Peer, id: PeerId, known: &Known, all: &Index<'_>) -> admin:
         psk_weak: configured.psk_weak.clone(),
         since_ms: status.map_or(0, |status| millis(status.since.elapsed())),
         attempts: status.map_or(0, |status| status.attempts),
+        last_error: status.and_then(|status| Some(status.last_error.as_ref()?.1.clone())),
+        last_error_ms: status.and_then(|status| Some(millis(status.last_error.as_ref()?.0.elapsed()))),
         sas: sas.iter().map(|sa| admin::Sa::from(*sa)).collect(),
         ..admin::Peer::default()
     };
@@ -142,9 +147,17 @@ fn describe_ike(peer: &mut admin::Peer, snapshot: &PeerSnapshot) {
             initiated: ike.initiator,
             proposal: ike.suite.clone(),
             age_ms: ike.age_ms,
+            rekey_in_ms: ike.rekey_in_ms,
             nat_here: ike.nat.here,
             nat_there: ike.nat.there,
         });
+    }
+    let children: HashMap<String, &penstock_ike::ChildSnapshot> =
+        snapshot.ike.iter().flat_map(|ike| &ike.children).map(|child| (format!("{:08x}", child.inbound_spi), child)).collect();
+    for sa in &mut peer.sas {
+        let Some(child) = children.get(&sa.inbound_spi) else { continue };
+        sa.rekey_in_ms = child.rekey_in_ms;
+        (sa.local_subnets, sa.subnets) = (subnets(&child.selectors.local), subnets(&child.selectors.remote));
     }
     if peer.state == admin::PeerState::Up {
         return;

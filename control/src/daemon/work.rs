@@ -66,6 +66,8 @@ pub(super) struct Status {
     pub(super) up: bool,
     pub(super) attempts: u64,
     pub(super) reason: Option<String>,
+    /// The newest thing that went wrong, and when. It outlives being up.
+    pub(super) last_error: Option<(Instant, String)>,
 }
 
 /// Something that happened.

@@ -19,7 +19,7 @@ fn sa(core: u16, phase: &str) -> Sa {
         age_ms: 184_000,
         outbound: Traffic { packets: 9, bytes: 9000 },
         inbound: Traffic { packets: 1, bytes: 900 },
-        remote: None,
+        ..Sa::default()
     }
 }
 
@@ -68,6 +68,7 @@ pub(crate) fn state() -> State {
                     initiated: true,
                     proposal: "aes256-gcm, x25519".into(),
                     age_ms: 184_100,
+                    rekey_in_ms: None,
                     nat_here: false,
                     nat_there: true,
                 }),
@@ -233,4 +234,28 @@ fn the_json_is_stable() {
     assert_eq!(json["drops"]["source_not_local"], 4);
     assert_eq!(json["drops"].as_object().map(serde_json::Map::len), Some(penstock_uapi::Drop::COUNT), "every reason, also those with 0");
     assert_eq!(serde_json::from_value::<State>(json).expect("a state"), state());
+}
+
+#[test]
+fn one_peer_in_detail_names_both_sides_its_next_keys_its_selectors_and_the_last_error() {
+    let mut state = state();
+    let berlin = &mut state.peers[0];
+    (berlin.local_id, berlin.remote_id) = ("frankfurt".into(), "berlin".into());
+    (berlin.last_error, berlin.last_error_ms) = (Some("berlin refused us: NO_PROPOSAL_CHOSEN for a rekey".into()), Some(65_000));
+    berlin.local = "192.0.2.1:4500".parse().ok();
+    berlin.ike.as_mut().expect("it is up").rekey_in_ms = Some(7_200_000);
+    let sa = berlin.sas.last_mut().expect("it is up");
+    (sa.rekey_in_ms, sa.local_subnets, sa.subnets) = (Some(60_000), vec!["10.43.43.0/24".into()], vec!["10.44.0.0/16".into()]);
+    let screen = render(&state, Options { peer: Some("berlin"), detail: true, ..Options::default() });
+    for line in [
+        "  us    frankfurt at 192.0.2.1:4500",
+        "  peer  berlin at 198.51.100.9:4500",
+        "  IKE: new keys in 2 h",
+        "  1a2b3c00: new keys in 1 min; 10.43.43.0/24 <-> 10.44.0.0/16",
+        "  last error 1 min 5 s ago: berlin refused us: NO_PROPOSAL_CHOSEN for a rekey",
+    ] {
+        assert!(screen.lines().any(|shown| shown == line), "no «{line}» in\n{screen}");
+    }
+    let brief = render(&state, Options { peer: Some("berlin"), ..Options::default() });
+    assert!(!brief.contains("new keys"), "{brief}");
 }

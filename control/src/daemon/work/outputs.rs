@@ -100,6 +100,9 @@ impl Work {
             Output::Event { peer, level, text } => {
                 let level = if level == Level::Info { log::Level::Info } else { log::Level::Warning };
                 let name = peer.map(|peer| self.name(peer)).unwrap_or_default();
+                if let Some(status) = peer.and_then(|peer| self.statuses.get_mut(&peer)).filter(|_| level == log::Level::Warning) {
+                    status.last_error = Some((Instant::now(), text.clone()));
+                }
                 log::line(level, "ike", &[("peer", &name), ("text", &text)]);
             }
         }
@@ -125,7 +128,7 @@ impl Work {
         if let Some(status) = self.statuses.get_mut(&id)
             && !status.up
         {
-            *status = Status { since: Instant::now(), up: true, attempts: 0, reason: None };
+            *status = Status { since: Instant::now(), up: true, attempts: 0, reason: None, last_error: status.last_error.take() };
             log::info("peer-up", &[("peer", &name)]);
         }
         let old = self.inherited.remove(&id).unwrap_or_default();

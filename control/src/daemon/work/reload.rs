@@ -312,7 +312,7 @@ impl Work {
     }
 
     pub(super) fn add_peer(&mut self, id: PeerId, peer: &Peer) {
-        self.statuses.insert(id, Status { since: Instant::now(), up: false, attempts: 0, reason: None });
+        self.statuses.insert(id, Status { since: Instant::now(), up: false, attempts: 0, reason: None, last_error: None });
         // One with a name may come to us before that is known.
         let last_seen = self.last_seen.remove(&id).filter(|_| peer.endpoint.is_none());
         self.begin_peer(id, resolve::literal(peer).or(last_seen));
