@@ -98,7 +98,11 @@ pub fn response(bytes: &[u8]) {
     let Some(state) = response.state else { return };
     let first = state.peers.first().map(|peer| peer.name.as_str());
     let before = Some((&*state, Duration::from_secs(1)));
-    for options in [Options::default(), Options { peer: first, before, colour: true }, Options { peer: None, before, colour: false }] {
+    for options in [
+        Options::default(),
+        Options { peer: first, before, colour: true, detail: true },
+        Options { peer: None, before, colour: false, detail: false },
+    ] {
         let screen = render(&state, options);
         let plain = options.colour || screen.chars().all(|c| c == '\n' || !c.is_control());
         assert!(plain, "a control character reaches the terminal: {screen:?}");
