@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -12,9 +13,12 @@ use super::frame::Datagram;
 pub struct Findings {
     /// ESP packets looked at.
     pub esp_packets: u64,
-    /// SAs seen: pairs of destination and SPI.
+    /// SAs seen: pairs of destination and SPI, and those that have come again.
     pub sas: u64,
-    /// ESP packets whose (destination, SPI, IV) had been seen before.
+    /// SPIs that an SA had which had been silent for ten seconds, and that begin anew: another SA, with another key. An SPI has 22 random bits, so after
+    /// some thousand SAs one comes again by chance.
+    pub reused_spis: u64,
+    /// ESP packets whose (destination, SPI, IV) had been seen before in the life of the SA.
     pub repeated_nonces: u64,
     /// Frames with a marker in clear.
     pub clear_frames: u64,
@@ -26,9 +30,21 @@ pub struct Findings {
 #[derive(Debug, Default)]
 pub struct Audit {
     markers: Vec<Vec<u8>>,
-    seen: HashMap<(IpAddr, u32), Numbers>,
+    seen: HashMap<(IpAddr, u32), Life>,
     accounts: HashMap<IpAddr, Account>,
     findings: Findings,
+}
+
+/// For so long the SA of an SPI is silent before another one may have it: a pair drains for five seconds.
+const SILENCE: Duration = Duration::from_secs(10);
+/// The first number of an SA that is seen: some may be lost before the wire.
+const BEGINNING: u64 = 64;
+
+/// What an SA has sent.
+#[derive(Debug)]
+struct Life {
+    numbers: Numbers,
+    last: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -67,19 +83,26 @@ impl Audit {
     /// What was found so far.
     #[must_use]
     pub fn findings(&self) -> Findings {
-        Findings { sas: self.seen.len() as u64, ..self.findings.clone() }
+        Findings { sas: self.seen.len() as u64 + self.findings.reused_spis, ..self.findings.clone() }
     }
 
     /// A frame as one end sent it, before the wire did anything to it: every nonce must be new, and nothing may be in clear. `home` is where
-    /// its destination truly is, if the wire lets that seem elsewhere.
-    pub fn sent(&mut self, frame: &[u8], home: Option<IpAddr>) {
+    /// its destination truly is, if the wire lets that seem elsewhere; `now` is when it was sent.
+    pub fn sent(&mut self, frame: &[u8], home: Option<IpAddr>, now: Instant) {
         if self.markers.iter().any(|marker| contains(frame, marker)) {
             self.findings.clear_frames += 1;
         }
         let Some(datagram) = Datagram::find(frame) else { return };
         if let Some((spi, iv)) = datagram.esp(frame) {
             self.findings.esp_packets += 1;
-            if !self.seen.entry((home.unwrap_or(datagram.destination), spi)).or_default().insert(iv) {
+            let end = (home.unwrap_or(datagram.destination), spi);
+            let life = self.seen.entry(end).or_insert_with(|| Life { numbers: Numbers::default(), last: now });
+            if iv <= BEGINNING && now.saturating_duration_since(life.last) >= SILENCE {
+                life.numbers = Numbers::default();
+                self.findings.reused_spis += 1;
+            }
+            life.last = now;
+            if !life.numbers.insert(iv) {
                 self.findings.repeated_nonces += 1;
             }
         }
@@ -151,7 +174,9 @@ fn contains(frame: &[u8], marker: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Audit, Findings, Numbers};
+    use std::time::Instant;
+
+    use super::{Audit, Findings, Numbers, SILENCE};
     use crate::faulty::frame::tests::frame;
 
     fn esp(spi: u32, iv: u64, text: &[u8]) -> Vec<u8> {
@@ -167,7 +192,7 @@ mod tests {
 
     fn findings(frames: &[Vec<u8>]) -> Findings {
         let mut audit = Audit::new(vec![b"secret".to_vec()]);
-        frames.iter().for_each(|frame| audit.sent(frame, None));
+        frames.iter().for_each(|frame| audit.sent(frame, None, Instant::now()));
         audit.findings()
     }
 
@@ -191,9 +216,26 @@ mod tests {
     fn an_address_that_moved_takes_its_nonces_with_it() {
         let mut audit = Audit::default();
         let home = "10.0.0.2".parse().ok();
-        audit.sent(&frame(1, 2, &esp(1, 5, b"")), None);
-        audit.sent(&frame(1, 77, &esp(1, 5, b"")), home);
+        audit.sent(&frame(1, 2, &esp(1, 5, b"")), None, Instant::now());
+        audit.sent(&frame(1, 77, &esp(1, 5, b"")), home, Instant::now());
         assert_eq!(audit.findings().repeated_nonces, 1);
+    }
+
+    #[test]
+    fn an_spi_that_comes_again_is_another_sa_only_after_a_silence_and_from_its_beginning() {
+        let start = Instant::now();
+        for (silence, iv, repeats, reused) in [(SILENCE / 2, 5, 1, 0), (SILENCE, 5, 0, 1), (SILENCE, 1_000, 1, 0)] {
+            let mut audit = Audit::default();
+            for number in [5, 6, 1_000] {
+                audit.sent(&frame(1, 2, &esp(1, number, b"")), None, start);
+            }
+            audit.sent(&frame(1, 2, &esp(1, iv, b"")), None, start + silence);
+            let found = audit.findings();
+            assert_eq!((found.repeated_nonces, found.reused_spis, found.sas), (repeats, reused, 1 + reused), "{silence:?} {iv}");
+            // From then on a repeat is one.
+            audit.sent(&frame(1, 2, &esp(1, iv, b"")), None, start + silence);
+            assert_eq!(audit.findings().repeated_nonces, repeats + 1);
+        }
     }
 
     #[test]
@@ -211,9 +253,9 @@ mod tests {
         // Two answers to one request are too much as well; garbage from the address counts as sent.
         let mut audit = Audit::default();
         audit.credit(&frame(9, 2, &[1; 50]), false);
-        audit.sent(&frame(2, 9, &esp(1, 1, b"x")), None);
+        audit.sent(&frame(2, 9, &esp(1, 1, b"x")), None, Instant::now());
         assert_eq!(audit.findings().amplified, 0);
-        audit.sent(&frame(2, 9, &esp(1, 2, b"x")), None);
+        audit.sent(&frame(2, 9, &esp(1, 2, b"x")), None, Instant::now());
         assert_eq!(audit.findings().amplified, 1);
     }
 
@@ -222,11 +264,11 @@ mod tests {
         let large = frame(2, 1, &esp(2, 1, &[0; 1000]));
         let mut audit = Audit::default();
         audit.credit(&frame(1, 2, &esp(1, 1, b"")), true);
-        audit.sent(&large, None);
+        audit.sent(&large, None, Instant::now());
         assert_eq!(audit.findings().amplified, 0);
         let mut audit = Audit::default();
         audit.credit(&frame(1, 2, &esp(1, 1, b"")), false);
-        audit.sent(&large, None);
+        audit.sent(&large, None, Instant::now());
         assert_eq!(audit.findings().amplified, 1);
     }
 

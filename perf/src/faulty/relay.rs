@@ -288,7 +288,7 @@ impl Carrier {
             self.directions[side].hardware = hardware;
         }
         let home = self.directions[1 - side].moves.lead_home(frame);
-        self.audit.sent(frame, home.as_ref().map(|(_, address)| *address));
+        self.audit.sent(frame, home.as_ref().map(|(_, address)| *address), Instant::now());
         let frame = home.as_ref().map_or(frame, |(frame, _)| frame.as_slice());
         self.directions[side].counts.ike += u64::from(Datagram::find(frame).is_some_and(|datagram| datagram.is_ike(frame)));
         let faults = self.script.faults(side);
