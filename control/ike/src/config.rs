@@ -53,6 +53,9 @@ pub struct Config {
     pub rekey_retry_last_ms: u64,
     /// How long an endpoint where a peer was heard, and which did not confirm itself, is not asked again.
     pub confirm_pause_ms: u64,
+    /// Behave like a peer that knows RFC 7296 alone: true hashes in NAT detection, no vendor ID, no pieces of messages, no second key exchange. A
+    /// witness for tests; with [`PeerConfig::per_core`] and [`PeerConfig::ml_kem`] off it is a plain standard peer.
+    pub plain: bool,
 }
 
 impl Default for Config {
@@ -76,6 +79,7 @@ impl Default for Config {
             rekey_retry_ms: 30_000,
             rekey_retry_last_ms: 300_000,
             confirm_pause_ms: 5_000,
+            plain: false,
         }
     }
 }

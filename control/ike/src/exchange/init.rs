@@ -57,24 +57,29 @@ fn send(cx: &mut Context, now: u64, sa: &mut IkeSa, mut starting: Starting, host
     }
     chain.push(kind::SA, &proposal::write_all(&starting.offer));
     chain.ke(starting.exchange.group.number(), &starting.exchange.public).nonce(&sa.nonce_i);
-    abilities(&mut chain, sa.spi, 0, sa.remote, host);
+    abilities(cx, &mut chain, (sa.spi, 0), (sa.local, sa.remote), host);
     starting.request = sa.send_init(cx, now, &chain);
     sa.stage = Stage::Starting(Box::new(starting));
 }
 
 /// NAT detection notifications (section 2.23), what else we can do, and our vendor ID.
-fn abilities(chain: &mut Chain, spi_i: u64, spi_r: u64, remote: SocketAddr, host: &mut dyn Host) {
+fn abilities(cx: &Context, chain: &mut Chain, spis: (u64, u64), (local, remote): (SocketAddr, SocketAddr), host: &mut dyn Host) {
+    if cx.config.plain {
+        chain.notify(notify::NAT_DETECTION_SOURCE_IP, &nat::hash(spis, local));
+        chain.notify(notify::NAT_DETECTION_DESTINATION_IP, &nat::hash(spis, remote));
+        return;
+    }
     let mut pretended = [0; 20];
     host.random(&mut pretended);
     chain.notify(notify::NAT_DETECTION_SOURCE_IP, &pretended);
-    chain.notify(notify::NAT_DETECTION_DESTINATION_IP, &nat::hash((spi_i, spi_r), remote));
+    chain.notify(notify::NAT_DETECTION_DESTINATION_IP, &nat::hash(spis, remote));
     chain.notify(notify::IKEV2_FRAGMENTATION_SUPPORTED, &[]).notify(notify::INTERMEDIATE_EXCHANGE_SUPPORTED, &[]);
     chain.push(kind::VENDOR, VENDOR);
 }
 
 /// What the peer's notifications say, and whether it is a Penstock.
-fn detect(payloads: &Payloads<'_>, came: &Came) -> (Nat, bool) {
-    let penstock = payloads.vendors.iter().any(|vendor| equal(vendor, VENDOR));
+fn detect(cx: &Context, payloads: &Payloads<'_>, came: &Came) -> (Nat, bool) {
+    let penstock = !cx.config.plain && payloads.vendors.iter().any(|vendor| equal(vendor, VENDOR));
     let said = nat::said(payloads, came);
     // A Penstock's source hash is pretended here; the true one comes in IKE_AUTH.
     let there = !penstock && said.there.unwrap_or_default();
@@ -126,8 +131,8 @@ pub(crate) fn on_response(cx: &mut Context, now: u64, sa: &mut IkeSa, came: &Cam
         Ok(Agreed { keys, algorithms, group, mixed, nonce_r }) => {
             (sa.remote_spi, sa.keys, sa.nonce_r) = (header.spi_r, Some(keys), nonce_r);
             (sa.algorithms, sa.suite) = (Some(algorithms), described(algorithms, group));
-            (sa.nat, sa.penstock) = detect(&payloads, came);
-            sa.fragments = payloads.notify(notify::IKEV2_FRAGMENTATION_SUPPORTED).is_some();
+            (sa.nat, sa.penstock) = detect(cx, &payloads, came);
+            sa.fragments = !cx.config.plain && payloads.notify(notify::IKEV2_FRAGMENTATION_SUPPORTED).is_some();
             (sa.remote, sa.local) = if from.port() == FIRST_PORT {
                 // Section 2.23: from here on between the ports of NAT traversal.
                 (SocketAddr::new(from.ip(), NAT_PORT), SocketAddr::new(to.ip(), cx.config.port))
@@ -284,10 +289,10 @@ pub(crate) fn on_request(
 
     let mut chain = Chain::default();
     chain.push(kind::SA, &proposal::write(&chosen)).ke(group.number(), &exchange.public).nonce(&sa.nonce_r);
-    abilities(&mut chain, header.spi_i, spi, from, host);
+    abilities(cx, &mut chain, (header.spi_i, spi), (to, from), host);
     let response = plain(&header.answer(spi), &chain);
-    (sa.nat, sa.penstock) = detect(payloads, came);
-    sa.fragments = payloads.notify(notify::IKEV2_FRAGMENTATION_SUPPORTED).is_some();
+    (sa.nat, sa.penstock) = detect(cx, payloads, came);
+    sa.fragments = !cx.config.plain && payloads.notify(notify::IKEV2_FRAGMENTATION_SUPPORTED).is_some();
     (sa.keys, sa.algorithms, sa.suite) = (Some(keys), Some(algorithms), described(algorithms, group));
     sa.replies.expected = 1;
     sa.deadline = Some(now.saturating_add(cx.config.half_open_ms));
