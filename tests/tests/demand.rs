@@ -34,8 +34,8 @@ fn the_first_packets_wait_for_the_tunnel_that_they_begin() {
     assert_eq!([state(&pair, 0), state(&pair, 1)], ["waiting", "waiting"]);
     assert!(pair.sites.iter().all(|site| !site.log().contains("event=ike")), "nothing was tried");
     let [left, right] = [0, 1].map(|side| pair.inner(side, Family::V4));
-    // Several flows, so that both cores have some of the first ones.
-    let udp = Udp { flows: 6, count: 40, rate: 100.0, direction: Direction::Forward, ..Udp::default() };
+    // Several flows, so that both cores have some of the first ones; so few packets that they find room for half a second.
+    let udp = Udp { flows: 6, count: 20, rate: 20.0, direction: Direction::Forward, ..Udp::default() };
     let total = udp.run(&left, &right).expect("sockets").total;
     assert!(total.is_perfect(), "{total}\n{}", Counters::picture(&pair));
     assert_eq!([state(&pair, 0), state(&pair, 1)], ["up", "up"]);
