@@ -66,18 +66,26 @@ fn processes(tunnel: &Tunnel) -> Result<BTreeMap<String, f64>> {
     let mut values: BTreeMap<String, f64> = BTreeMap::new();
     for (_, pid) in tunnel.processes()? {
         let name = name_of(pid).with_context(|| format!("process {pid} has ended"))?;
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("{name} has ended"))?;
-        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).with_context(|| format!("descriptors of {name}"))?.count();
-        let mut add = |what: &str, value: f64| *values.entry(format!("{name} {what}")).or_default() += value;
-        add("memory_bytes", number(&status, "VmRSS:") * 1024.0);
-        add("threads", number(&status, "Threads:"));
-        add("descriptors", descriptors as f64);
+        for (what, value) in usage(pid).with_context(|| format!("{name} has ended"))? {
+            *values.entry(format!("{name} {what}")).or_default() += value;
+        }
     }
     Ok(values)
 }
 
+/// What a process uses, each with its name.
+///
+/// # Errors
+/// If it has ended.
+pub(crate) fn usage(pid: u32) -> Result<[(&'static str, f64); 3]> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid}"))?;
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+    let memory = number(&status, "VmRSS:") * 1024.0;
+    Ok([("memory_bytes", memory), ("threads", number(&status, "Threads:")), ("descriptors", descriptors as f64)])
+}
+
 /// The number behind a key of `/proc/PID/status`.
-pub(crate) fn number(status: &str, key: &str) -> f64 {
+fn number(status: &str, key: &str) -> f64 {
     let rest = status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
     rest.split_ascii_whitespace().next().and_then(|value| value.parse().ok()).unwrap_or_default()
 }

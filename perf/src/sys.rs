@@ -131,8 +131,13 @@ pub(crate) fn forbid_fragments(socket: &UdpSocket) -> io::Result<()> {
     }
 }
 
-/// One receive from a socket with UDP_GRO: the bytes received, and the length of each datagram among them but the last.
-pub(crate) fn receive_merged(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, usize)> {
+/// One receive: the bytes received and, where there is room for it, the IPv4 sender. `note` is given level, kind and data of each control message.
+fn receive_noting(
+    socket: &UdpSocket,
+    buffer: &mut [u8],
+    from: Option<&mut libc::sockaddr_in>,
+    mut note: impl FnMut((c_int, c_int), *const u8),
+) -> io::Result<usize> {
     let mut control = [0_u64; 16];
     let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast::<c_void>(), iov_len: buffer.len() };
     // SAFETY: a msghdr is plain pointers and numbers, and all zero means none of them.
@@ -141,26 +146,36 @@ pub(crate) fn receive_merged(socket: &UdpSocket, buffer: &mut [u8]) -> io::Resul
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = size_of_val(&control);
-    // SAFETY: buffer, vector and control outlive the call, and their true lengths are given.
+    if let Some(from) = from {
+        message.msg_name = (&raw mut *from).cast();
+        message.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+    }
+    // SAFETY: buffer, vector, address and control outlive the call, and their true lengths are given.
     let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, 0) };
     let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
     // SAFETY: the kernel has set the control length of `message`, and its control buffer lives.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
-    let mut stride = received;
     while !header.is_null() {
         // SAFETY: the CMSG functions return null or a whole header within the control buffer, which is aligned for it.
         let this = unsafe { header.read() };
-        if this.cmsg_level == libc::SOL_UDP && this.cmsg_type == libc::UDP_GRO {
-            // SAFETY: `header` is valid, so is the place of its data.
-            let data = unsafe { libc::CMSG_DATA(header) };
-            // SAFETY: the data of UDP_GRO is one int (net/ipv4/udp.c, udp_cmsg_recv).
-            let length = unsafe { data.cast::<c_int>().read_unaligned() };
-            stride = usize::try_from(length).unwrap_or(received);
-        }
+        // SAFETY: `header` is valid, so is the place of its data.
+        note((this.cmsg_level, this.cmsg_type), unsafe { libc::CMSG_DATA(header) });
         // SAFETY: as for CMSG_FIRSTHDR; `header` came from there or from here.
         header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
     }
-    Ok((received, stride.max(1)))
+    Ok(received)
+}
+
+/// One receive from a socket with UDP_GRO: the bytes received, and the length of each datagram among them but the last.
+pub(crate) fn receive_merged(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, usize)> {
+    let mut stride = None;
+    let received = receive_noting(socket, buffer, None, |kind, data| {
+        if kind == (libc::SOL_UDP, libc::UDP_GRO) {
+            // SAFETY: the data of UDP_GRO is one int (net/ipv4/udp.c, udp_cmsg_recv).
+            stride = usize::try_from(unsafe { data.cast::<c_int>().read_unaligned() }).ok();
+        }
+    })?;
+    Ok((received, stride.unwrap_or(received).max(1)))
 }
 
 /// Each receive tells to which of this machine's addresses the datagram came; see [`receive_with_destination`].
@@ -170,32 +185,18 @@ pub(crate) fn tell_destination(socket: &UdpSocket) -> io::Result<()> {
 
 /// One datagram: its length, its sender, and which of our IPv4 addresses it came to.
 pub(crate) fn receive_with_destination(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr, Ipv4Addr)> {
-    let mut control = [0_u64; 16];
-    let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast::<c_void>(), iov_len: buffer.len() };
-    // SAFETY: a msghdr is plain pointers and numbers, and all zero means none of them.
-    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
-    message.msg_iov = &raw mut vector;
-    message.msg_iovlen = 1;
-    message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = size_of_val(&control);
+    let ip = |address: libc::in_addr| Ipv4Addr::from(u32::from_be(address.s_addr));
     // SAFETY: an address is plain numbers, and all zero is one.
     let mut from: libc::sockaddr_in = unsafe { MaybeUninit::zeroed().assume_init() };
-    message.msg_name = (&raw mut from).cast();
-    message.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
-    // SAFETY: buffer, vector, address and control outlive the call, and their true lengths are given.
-    let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, 0) };
-    let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
-    // SAFETY: the kernel has set the control length of `message`, and its control buffer lives.
-    let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
-    if header.is_null() {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    // SAFETY: `header` is valid, so is the place of its data.
-    let data = unsafe { libc::CMSG_DATA(header) };
-    // SAFETY: IP_PKTINFO is the only message that was asked for, and its data is this structure (net/ipv4/ip_sockglue.c).
-    let info = unsafe { data.cast::<libc::in_pktinfo>().read_unaligned() };
-    let ip = |address: libc::in_addr| Ipv4Addr::from(u32::from_be(address.s_addr));
-    Ok((received, SocketAddr::new(ip(from.sin_addr).into(), u16::from_be(from.sin_port)), ip(info.ipi_addr)))
+    let mut to = None;
+    let received = receive_noting(socket, buffer, Some(&mut from), |kind, data| {
+        if kind == (libc::IPPROTO_IP, libc::IP_PKTINFO) {
+            // SAFETY: the data of IP_PKTINFO is this structure (net/ipv4/ip_sockglue.c).
+            to = Some(ip(unsafe { data.cast::<libc::in_pktinfo>().read_unaligned() }.ipi_addr));
+        }
+    })?;
+    let to = to.ok_or(io::ErrorKind::InvalidData)?;
+    Ok((received, SocketAddr::new(ip(from.sin_addr).into(), u16::from_be(from.sin_port)), to))
 }
 
 /// Sends a datagram from one of this machine's IPv4 addresses.

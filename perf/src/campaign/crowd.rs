@@ -7,18 +7,19 @@
 //! ```
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use penstock_ike::{Config, Dpd, Host, Identity, Ike, IkeSuite, Output, PeerConfig, PeerId, Psk, Start, Suite, Upkeep};
 use serde::Serialize;
 
 use crate::lab::{Namespace, Site, SiteOptions, Wire, WireOptions};
+use crate::soak::usage;
 use crate::sys;
 
 /// The most peers: as many as the networks below have addresses.
@@ -127,9 +128,8 @@ fn config(peers: usize) -> String {
 
 /// Resident memory in bytes.
 fn memory(pid: u32) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).and_then(|rest| rest.split_ascii_whitespace().next());
-    Ok(kib.and_then(|kib| kib.parse::<f64>().ok()).context("VmRSS")? * 1024.0)
+    let [(_, bytes), ..] = usage(pid)?;
+    Ok(bytes)
 }
 
 /// All far ends, and the thread that they live in.

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::Bench;
 use crate::faulty::{Faults, Region, Report, Script};
 use crate::lab::{PairOptions, Site};
-use crate::soak::{Point, Trend, trends};
+use crate::soak::{self, Point, Trend, trends};
 
 /// Flows each way, and datagrams a second of each.
 const FLOWS: usize = 4;
@@ -189,16 +189,8 @@ fn usage(sites: &[Site]) -> Result<BTreeMap<String, f64>> {
     let mut values = BTreeMap::new();
     for site in sites {
         for (program, pid) in [("engine", site.engine_pid()?), ("control", site.control_pid()?)] {
-            let status =
-                fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("{program} of {} has ended", site.name()))?;
-            let number = |key: &str| {
-                let rest = status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
-                rest.split_ascii_whitespace().next().and_then(|value| value.parse::<f64>().ok()).unwrap_or_default()
-            };
-            let mut note = |what: &str, value: f64| values.insert(format!("{} {program} {what}", site.name()), value);
-            note("memory_bytes", number("VmRSS:") * 1024.0);
-            note("threads", number("Threads:"));
-            note("descriptors", fs::read_dir(format!("/proc/{pid}/fd"))?.count() as f64);
+            let used = soak::usage(pid).with_context(|| format!("{program} of {} has ended", site.name()))?;
+            values.extend(used.map(|(what, value)| (format!("{} {program} {what}", site.name()), value)));
         }
     }
     Ok(values)

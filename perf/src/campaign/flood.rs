@@ -11,7 +11,7 @@ use super::stranger::{Ammunition, Stranger};
 use crate::compare::Summary;
 use crate::lab::{Pair, PairOptions};
 use crate::load::{Direction, Tcp, Udp};
-use crate::soak::number;
+use crate::soak::usage;
 
 /// Datagrams of the honest load in each direction and second, of 1200 bytes; few enough to be carried while a flood takes a core.
 const HONEST_RATE: f64 = 10_000.0;
@@ -174,8 +174,8 @@ fn spis(pair: &Pair) -> Result<Vec<u32>> {
 
 /// Resident bytes of these processes together.
 fn memory(processes: &[u32]) -> u64 {
-    let of = |pid: &u32| number(&std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default(), "VmRSS:") as u64 * 1024;
-    processes.iter().map(of).sum()
+    let used = processes.iter().filter_map(|pid| usage(*pid).ok());
+    used.map(|[(_, bytes), ..]| bytes as u64).sum()
 }
 
 #[cfg(test)]
