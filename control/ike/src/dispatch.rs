@@ -242,7 +242,7 @@ impl Ike {
             }
             Purpose::RekeyIke => self.renewal_answered(now, spi, &payloads, host),
             Purpose::DeleteIke => self.remove(now, spi, None),
-            Purpose::Confirm(asked) => self.confirmed(now, spi, asked, &way.came),
+            Purpose::Confirm(asked) => self.confirmed(now, spi, asked, (&way.came, &payloads)),
             Purpose::Init | Purpose::Probe => {}
         }
         self.after(now, spi);

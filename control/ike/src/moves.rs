@@ -53,7 +53,8 @@ impl Ike {
     /// An authentic message of the peer came; `asks`: it is a request, and not one that came before.
     pub(crate) fn came(&mut self, now: u64, spi: u64, came: &Came, payloads: &Payloads<'_>, asks: bool) {
         let Some(sa) = self.sas.get_mut(&spi) else { return };
-        let mut changed = nat::learn(sa, payloads, came);
+        // Another source than the peer's, which anybody on the way can write, says nothing of a NAT there.
+        let mut changed = (!sa.live() || came.from == sa.remote) && nat::learn(sa, payloads, came);
         if !sa.live() {
             return;
         }
@@ -72,9 +73,10 @@ impl Ike {
     }
 
     /// The answer to a [`Purpose::Confirm`].
-    pub(crate) fn confirmed(&mut self, now: u64, spi: u64, asked: SocketAddr, came: &Came) {
+    pub(crate) fn confirmed(&mut self, now: u64, spi: u64, asked: SocketAddr, (came, payloads): (&Came, &Payloads<'_>)) {
         let Some(sa) = self.sas.get_mut(&spi) else { return };
         if came.from == asked {
+            nat::learn(sa, payloads, came);
             sa.moves(&mut self.cx, came);
         } else {
             sa.confirm_from = now.saturating_add(self.cx.config.confirm_pause_ms);

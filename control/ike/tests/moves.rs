@@ -261,3 +261,35 @@ fn a_peer_that_stays_on_port_500_is_told_that_it_cannot() {
     assert!(!world.up(EAST) && !world.up(WEST) && world.sites[EAST].said("stays on port 500"), "{}", world.describe());
     assert!(world.children(EAST).is_empty());
 }
+
+#[test]
+fn a_confirmation_that_comes_from_a_third_place_moves_nobody() {
+    let mut world = in_the_open(17);
+    world.sites[WEST].address = at(ELSEWHERE);
+    heard_at(&mut world, ELSEWHERE);
+    world.run(9);
+    // West is there and answers, and somebody on the way gives the answer yet another source.
+    let third = at("203.0.113.5:4500");
+    let answers = world.flights.values_mut().filter(|flight| flight.to == EAST).map(|flight| flight.from = third).count();
+    assert_eq!(answers, 1);
+    world.run(20);
+    assert_eq!(remote(&world, EAST), at("192.0.2.1:4500"), "{}", world.describe());
+    assert!(world.sites[EAST].redirects.is_empty() && nat(&world, EAST) == Nat::default(), "nor is it taken to be behind a NAT");
+}
+
+#[test]
+fn a_request_with_another_source_moves_a_peer_at_once_only_behind_a_nat() {
+    for (nat, moves) in [(false, false), (true, true)] {
+        let mut world = if nat { behind_nat(18) } else { in_the_open(18) };
+        let before = remote(&world, EAST);
+        let (spi, _) = world.children(WEST)[0];
+        let (now, site) = (world.now, &mut world.sites[WEST]);
+        site.ike.rekey_child(now, spi, &mut site.source).expect("it begins");
+        world.drain(WEST);
+        world.run(3);
+        let requests = world.flights.values_mut().filter(|flight| flight.to == EAST).map(|flight| flight.from = at(MOVED)).count();
+        assert_eq!(requests, 1);
+        world.run(10);
+        assert_eq!(remote(&world, EAST), if moves { at(MOVED) } else { before }, "{}", world.describe());
+    }
+}
