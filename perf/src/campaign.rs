@@ -15,7 +15,7 @@ mod watch;
 
 pub use beat::Beat;
 pub use bench::Bench;
-pub use counts::Counts;
+pub use counts::{Counts, broken_sums};
 pub use crowd::{Crowd, CrowdReport};
 pub use cuts::{Cut, CutReport, Cuts};
 pub use endurance::{Endurance, EnduranceReport};

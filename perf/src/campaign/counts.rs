@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use penstock_uapi::counter::Stage;
 use penstock_uapi::{Counter, Drop};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::lab::{Pair, Site};
 
@@ -68,6 +69,45 @@ impl Counts {
     }
 }
 
+/// The sums that stand at [`Counter`] and do not hold for a core of a site at rest, in words; `state` is what `penstock show --json` gives.
+#[must_use]
+pub fn broken_sums(state: &Value) -> Vec<String> {
+    let site = state["site"]["name"].as_str().unwrap_or_default();
+    let mut broken = Vec::new();
+    for core in state["cores"].as_array().into_iter().flatten() {
+        let number = |value: &Value| value.as_u64().unwrap_or_default();
+        let value = |counter: Counter| number(&core["counters"][counter.name()]);
+        let lost = |stage: Stage| {
+            Drop::ALL.iter().filter(|drop| drop.stage() == stage).map(|drop| number(&core["drops"][drop.name()])).sum::<u64>()
+        };
+        let opened = value(Counter::OpenedPackets);
+        let sums = [
+            (
+                "outbound",
+                value(Counter::OutboundPackets) + value(Counter::OutboundHandoffIn),
+                value(Counter::SealedPackets) + value(Counter::OutboundHandoffOut) + number(&core["waiting"]) + lost(Stage::Outbound),
+            ),
+            ("send", value(Counter::SealedPackets), value(Counter::SentPackets) + lost(Stage::Send)),
+            (
+                "inbound",
+                value(Counter::InboundFrames) + value(Counter::InboundHandoffIn),
+                opened
+                    + value(Counter::InboundHandoffOut)
+                    + value(Counter::Keepalives)
+                    + value(Counter::StrayIke)
+                    + number(&core["parked"])
+                    + lost(Stage::Inbound),
+            ),
+            ("deliver", opened, value(Counter::DeliveredPackets) + lost(Stage::Deliver)),
+        ];
+        let wrong = sums.iter().filter(|(_, came, went)| came != went);
+        broken.extend(
+            wrong.map(|(name, came, went)| format!("{site}, core {}: {name}: {came} came, {went} are accounted for", core["core"])),
+        );
+    }
+    broken
+}
+
 /// `InErrors` in /proc/net/snmp or snmp6 of the site's namespace.
 fn udp_errors(site: &Site, protocol: &str) -> Result<u64> {
     let file = if protocol == "Udp" { "snmp" } else { "snmp6" };
@@ -87,7 +127,23 @@ fn in_errors(text: &str, protocol: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::in_errors;
+    use serde_json::json;
+
+    use super::{broken_sums, in_errors};
+
+    #[test]
+    fn a_packet_that_is_not_accounted_for_is_missed() {
+        let state = |delivered: u64, waiting: u64| {
+            json!({"site": {"name": "a"}, "cores": [{
+                "core": 1, "parked": 0, "waiting": waiting,
+                "counters": {"outbound_packets": 10, "sealed_packets": 6, "sent_packets": 6, "inbound_frames": 5, "opened_packets": 4, "delivered_packets": delivered},
+                "drops": {"no_sa": 3, "replay": 1, "ecn": 1},
+            }]})
+        };
+        assert_eq!(broken_sums(&state(3, 1)), Vec::<String>::new());
+        assert_eq!(broken_sums(&state(2, 1)), ["a, core 1: deliver: 4 came, 3 are accounted for"]);
+        assert_eq!(broken_sums(&state(3, 0)), ["a, core 1: outbound: 10 came, 9 are accounted for"]);
+    }
 
     #[test]
     fn the_kernels_errors_are_read_from_both_files() {
