@@ -26,7 +26,7 @@ impl Ike {
     pub(crate) fn on_moved(&mut self, now: u64, inbound_spi: u32, from: SocketAddr) {
         let owns = |sa: &&IkeSa| sa.live() && sa.children.values().any(|child| child.spi == inbound_spi);
         if let Some(spi) = self.sas.values().find(owns).map(|sa| sa.spi) {
-            self.hint(now, spi, from);
+            self.hint(now, spi, from, false);
         }
     }
 
@@ -68,14 +68,14 @@ impl Ike {
             sa.redirect(&mut self.cx);
         }
         if asks && sa.remote != came.from {
-            self.hint(now, spi, came.from);
+            self.hint(now, spi, came.from, true);
         }
     }
 
     /// The answer to a [`Purpose::Confirm`].
     pub(crate) fn confirmed(&mut self, now: u64, spi: u64, asked: SocketAddr, (came, payloads): (&Came, &Payloads<'_>)) {
         let Some(sa) = self.sas.get_mut(&spi) else { return };
-        if came.from == asked {
+        if sa.candidates(asked).contains(&came.from) {
             nat::learn(sa, payloads, came);
             sa.moves(&mut self.cx, came);
         } else {
@@ -83,17 +83,24 @@ impl Ike {
         }
     }
 
-    /// The peer may be at another endpoint.
-    fn hint(&mut self, now: u64, spi: u64, from: SocketAddr) {
+    /// The peer may be at another endpoint. `asks`: a new request of the peer came from there, which nobody can make up; the next one is
+    /// asked without a pause. A packet says less: by it anybody on the way can make us ask, and it has the port of the core that sent it.
+    fn hint(&mut self, now: u64, spi: u64, from: SocketAddr, asks: bool) {
         let Some(sa) = self.sas.get_mut(&spi) else { return };
-        let confirms = |asked: &Purpose| matches!(asked, Purpose::Confirm(_));
-        let busy = sa.requests.outstanding.as_ref().is_some_and(|request| confirms(&request.purpose));
-        if sa.remote == from || sa.candidate == Some(from) || busy || now < sa.confirm_from {
+        let confirming = match sa.requests.outstanding.as_ref().map(|request| &request.purpose) {
+            Some(Purpose::Confirm(asked)) => Some(*asked),
+            _ => None,
+        };
+        if sa.remote == from || sa.candidate == Some(from) || confirming.is_some_and(|asked| !asks || sa.candidates(asked).contains(&from))
+        {
+            return;
+        }
+        if !asks && now < sa.confirm_from {
             return;
         }
         sa.candidate = Some(from);
         // What is on its way may wait for an answer from where the peer no longer is.
-        if let Some(request) = &sa.requests.outstanding {
+        if let (Some(request), None) = (&sa.requests.outstanding, confirming) {
             let local = sa.local_for(from);
             request.datagrams.iter().for_each(|datagram| self.cx.send(local, from, datagram.clone()));
         }
@@ -108,6 +115,17 @@ impl IkeSa {
         let (local, mut chain) = (self.local_for(candidate), Chain::default());
         nat::tell(&mut chain, self, local, candidate);
         self.send_request_to(cx, now, (exchange::INFORMATIONAL, &chain), Purpose::Confirm(candidate), (local, candidate));
+        if let Some(request) = &self.requests.outstanding {
+            let others = self.candidates(candidate).into_iter().filter(|other| *other != candidate);
+            others.for_each(|other| request.datagrams.iter().for_each(|datagram| cx.send(local, other, datagram.clone())));
+        }
+    }
+
+    /// Where the peer may be if it was heard there: there; and as each of its cores sends from a port of its own, on the port that its IKE
+    /// had so far too.
+    fn candidates(&self, heard: SocketAddr) -> Vec<SocketAddr> {
+        let same_port = SocketAddr::new(heard.ip(), self.remote.port());
+        if heard == same_port || same_port == self.remote { vec![heard] } else { vec![heard, same_port] }
     }
 
     /// A new endpoint had its tries, and stays what it was: a hint.
@@ -122,8 +140,11 @@ impl IkeSa {
     /// Between which ends, ours and the peer's, the outstanding request goes: to a candidate only, or also to one that waits.
     pub(crate) fn asked_at(&self) -> Vec<(SocketAddr, SocketAddr)> {
         let purpose = self.requests.outstanding.as_ref().map(|request| &request.purpose);
-        let (first, second) = if let Some(Purpose::Confirm(asked)) = purpose { (*asked, None) } else { (self.remote, self.candidate) };
-        [Some(first), second].into_iter().flatten().map(|remote| (self.local_for(remote), remote)).collect()
+        let remotes = match purpose {
+            Some(Purpose::Confirm(asked)) => self.candidates(*asked),
+            _ => [Some(self.remote), self.candidate].into_iter().flatten().collect(),
+        };
+        remotes.into_iter().map(|remote| (self.local_for(remote), remote)).collect()
     }
 
     /// From where to send there: another family has addresses of its own.

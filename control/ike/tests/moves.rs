@@ -124,6 +124,35 @@ fn a_packet_from_elsewhere_moves_the_peer_once_that_place_has_answered() {
 }
 
 #[test]
+fn a_packet_names_the_port_of_its_core_and_the_peer_is_found_on_the_port_of_its_ike() {
+    let mut world = in_the_open(19);
+    world.sites[WEST].address = at(ELSEWHERE);
+    heard_at(&mut world, "203.0.113.77:38808");
+    world.run(9);
+    // Whatever port a core hears IKE on, the answer leaves from the one that all share.
+    world.flights.values_mut().filter(|flight| flight.to == EAST).for_each(|flight| flight.from = at(ELSEWHERE));
+    world.run(50);
+    assert_eq!(remote(&world, EAST), at(ELSEWHERE), "{}", world.describe());
+}
+
+#[test]
+fn a_request_from_elsewhere_is_asked_after_even_while_another_hint_is_and_in_the_pause_after_it() {
+    for later in [20, 5_000] {
+        let mut world = in_the_open(20);
+        // Somebody else's address first, with a packet of west's.
+        heard_at(&mut world, "203.0.113.200:4500");
+        world.run(later);
+        world.sites[WEST].address = at(ELSEWHERE);
+        let (spi, _) = world.children(WEST)[0];
+        let (now, site) = (world.now, &mut world.sites[WEST]);
+        site.ike.rekey_child(now, spi, &mut site.source).expect("it begins");
+        world.drain(WEST);
+        world.run(if later < 1_000 { 3_000 } else { 200 });
+        assert_eq!(remote(&world, EAST), at(ELSEWHERE), "{}", world.describe());
+    }
+}
+
+#[test]
 fn replayed_packets_from_elsewhere_move_nobody() {
     let mut world = in_the_open(8);
     world.sent.clear();
