@@ -23,14 +23,19 @@ pub struct Config {
     pub retransmit_first_ms: u64,
     /// Each further wait is the last one times this, in percent.
     pub retransmit_growth_percent: u64,
-    /// The longest wait: a path that heals is found healed within it.
+    /// The longest wait, give or take the jitter: a path that heals is found healed within it.
     pub retransmit_last_ms: u64,
-    /// How often a request is sent before its IKE SA is given up.
-    pub retransmit_tries: u32,
+    /// The same for a request that packets wait for: its responder sends on a further child after [`Config::switch_ms`] although its
+    /// response may be lost.
+    pub retransmit_child_last_ms: u64,
+    /// How long a request is repeated before its IKE SA is given up.
+    pub retransmit_for_ms: u64,
     /// The pause before a failed peer is tried again, at first.
     pub retry_first_ms: u64,
     /// The longest such pause.
     pub retry_last_ms: u64,
+    /// The pause before a peer is tried again that fell silent: that is no refusal, and an attempt lasts long enough by itself.
+    pub retry_silent_ms: u64,
     /// Half-open IKE SAs over which a cookie is demanded (RFC 7296 section 2.6).
     pub cookie_over_half_open: usize,
     /// How long a half-open IKE SA of an initiator that falls silent is kept.
@@ -64,10 +69,13 @@ impl Default for Config {
             port: 4500,
             retransmit_first_ms: 500,
             retransmit_growth_percent: 180,
-            retransmit_last_ms: 5_000,
-            retransmit_tries: 16,
+            // The longest wait and the pause between two attempts, both with jitter, are together less than five seconds.
+            retransmit_last_ms: 3_300,
+            retransmit_child_last_ms: 700,
+            retransmit_for_ms: 60_000,
             retry_first_ms: 1_000,
             retry_last_ms: 60_000,
+            retry_silent_ms: 800,
             cookie_over_half_open: 30,
             half_open_ms: 30_000,
             doubt_ms: 2_000,

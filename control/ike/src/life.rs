@@ -135,6 +135,7 @@ impl Ike {
 
     /// An IKE SA or a try is gone: says so if nothing else of this peer is left, and plans the next try.
     pub(crate) fn lost(&mut self, now: u64, peer: PeerId, fault: Option<Fault>) {
+        let silent = matches!(fault, Some(Fault::Silent(_)));
         let alive = |sa: &IkeSa| sa.starting() || matches!(sa.stage, Stage::Answering | Stage::Established);
         if self.of(peer).any(|spi| self.sas.get(&spi).is_some_and(alive)) {
             // Another one serves, or will: no failure of the peer's.
@@ -143,12 +144,12 @@ impl Ike {
             // The one that serves was to be replaced, because its children are used up or gone: that is still so.
             let starting = self.of(peer).any(|spi| self.sas.get(&spi).is_some_and(IkeSa::starting));
             if !starting && self.cx.peers.get(&peer).is_some_and(|state| state.replacing) {
-                self.plan_retry(now, peer);
+                self.plan_retry(now, peer, silent);
             }
             return;
         }
         let text = fault.as_ref().map(|fault| self.cx.fault(peer, fault));
-        self.plan_retry(now, peer);
+        self.plan_retry(now, peer, silent);
         let Some(state) = self.cx.peers.get_mut(&peer) else { return };
         if std::mem::take(&mut state.up) || text.is_some() {
             let reason = text.unwrap_or_else(|| format!("{} has no connection left", state.config.name));
@@ -156,21 +157,23 @@ impl Ike {
         }
     }
 
-    /// The next try, after a pause that grows.
-    fn plan_retry(&mut self, now: u64, peer: PeerId) {
-        let (last_ms, spread) = (self.cx.config.retry_last_ms, &mut self.cx.jitter);
+    /// The next try, after a pause that grows, unless the peer was just not to be heard.
+    fn plan_retry(&mut self, now: u64, peer: PeerId, silent: bool) {
+        let (last_ms, silent_ms, spread) = (self.cx.config.retry_last_ms, self.cx.config.retry_silent_ms, &mut self.cx.jitter);
         let Some(state) = self.cx.peers.get_mut(&peer) else { return };
         // Without an endpoint there is nobody to call: it has to come.
         if state.config.endpoint.is_none() || state.closed || state.dormant || state.retry_at.is_some() {
             return;
         }
-        let next = now.saturating_add(spread.spread(state.pause));
+        let next = now.saturating_add(spread.spread(if silent { silent_ms } else { state.pause }));
         match state.config.start {
             Start::Always => state.retry_at = Some(next),
             Start::Demand => state.try_from = next,
             Start::Wait => return,
         }
-        state.pause = state.pause.saturating_mul(2).min(last_ms);
+        if !silent {
+            state.pause = state.pause.saturating_mul(2).min(last_ms);
+        }
     }
 
     /// Closes an established IKE SA that has lost its last child.

@@ -109,12 +109,14 @@ impl Outstanding {
         {
             return Due::GiveUp(fault.clone());
         }
-        if self.sent >= config.retransmit_tries {
-            let seconds = now.saturating_sub(self.first) / 1_000;
-            return Due::GiveUp(Fault::Silent(format!("{} tries in {seconds} s", self.sent)));
+        let passed = now.saturating_sub(self.first);
+        if passed >= config.retransmit_for_ms {
+            return Due::GiveUp(Fault::Silent(format!("{} tries in {} s", self.sent, passed / 1_000)));
         }
         self.sent = self.sent.saturating_add(1);
-        self.wait = (self.wait.saturating_mul(config.retransmit_growth_percent) / 100).min(config.retransmit_last_ms);
+        let last =
+            if matches!(self.purpose, Purpose::CreateChild(..)) { config.retransmit_child_last_ms } else { config.retransmit_last_ms };
+        self.wait = (self.wait.saturating_mul(config.retransmit_growth_percent) / 100).min(last);
         self.due = now.saturating_add(jitter.spread(self.wait).max(1));
         if let Some((until, _)) = &self.doubt {
             self.due = self.due.min(*until);
@@ -142,20 +144,25 @@ mod tests {
     }
 
     fn request() -> Outstanding {
-        Outstanding::new(0, vec![], Purpose::Init, 0, &Config::default(), &mut Jitter::new(7))
+        request_for(Purpose::Init)
+    }
+
+    fn request_for(purpose: Purpose) -> Outstanding {
+        Outstanding::new(0, vec![], purpose, 0, &Config::default(), &mut Jitter::new(7))
     }
 
     #[test]
-    fn pauses_grow_with_jitter_up_to_five_seconds_and_end_after_a_minute() {
-        let (pauses, fault) = fire_all(request());
-        assert_eq!(pauses.len(), 16);
-        assert!((55_000..80_000).contains(&pauses.iter().sum::<u64>()), "{pauses:?}");
-        let mut ideal = 500.0_f64;
-        for pause in pauses {
-            assert!((ideal * 0.79..=ideal * 1.21).contains(&(pause as f64)), "{pause} is not about {ideal}");
-            ideal = (ideal * 1.8).min(5_000.0);
+    fn pauses_grow_with_jitter_up_to_four_seconds_or_less_where_packets_wait_and_end_after_a_minute() {
+        for (purpose, last) in [(Purpose::Init, 3_300.0), (Purpose::CreateChild(crate::output::ChildId(1), 1), 700.0)] {
+            let (pauses, fault) = fire_all(request_for(purpose));
+            assert!((60_000..65_000).contains(&pauses.iter().sum::<u64>()), "{pauses:?}");
+            let mut ideal = 500.0_f64;
+            for pause in pauses {
+                assert!((ideal * 0.79..=ideal * 1.21).contains(&(pause as f64)), "{pause} is not about {ideal}");
+                ideal = (ideal * 1.8).min(last);
+            }
+            assert!(matches!(fault, Fault::Silent(_)));
         }
-        assert!(matches!(fault, Fault::Silent(_)));
     }
 
     #[test]

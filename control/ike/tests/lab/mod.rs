@@ -117,6 +117,8 @@ pub struct World {
     pub now: u64,
     pub sites: [Site; 2],
     pub wire: Wire,
+    /// Nothing passes the wire, packets of inner traffic neither.
+    pub cut: bool,
     pub chance: Chance,
     pub flights: BTreeMap<(u64, u64), Flight>,
     sequence: u64,
@@ -127,6 +129,8 @@ pub struct World {
     /// How long a packet of inner traffic travels, and by how much more at most. Packets of one moment overtake each other.
     pub data_ms: (u64, u64),
     packets: BTreeMap<(u64, u64), (usize, engine::Packet)>,
+    /// When inner traffic of a site's core was delivered last, where it does not travel for any time.
+    pub arrived: BTreeMap<(usize, u32), u64>,
     /// Milliseconds that an engine step takes.
     pub engine_ms: u64,
     pub sent: Vec<(usize, Vec<u8>)>,
@@ -204,6 +208,7 @@ impl World {
             now: 0,
             sites,
             wire: Wire { delay_ms: 5, ..Wire::default() },
+            cut: false,
             chance: Chance::new(seed ^ 0xfeed),
             flights: BTreeMap::new(),
             sequence: 0,
@@ -211,6 +216,7 @@ impl World {
             cores: 1,
             data_ms: (0, 0),
             packets: BTreeMap::new(),
+            arrived: BTreeMap::new(),
             engine_ms: 1,
             sent: Vec::new(),
             tap: None,
@@ -289,7 +295,7 @@ impl World {
         let address = self.sites[to].address;
         let reached = self.sites[to].outside.map_or(at.ip() == address.ip(), |outside| at == outside);
         let at = if self.sites[to].outside.is_some() { address } else { at };
-        if !reached || self.chance.percent(self.wire.loss_percent) {
+        if !reached || self.cut || self.chance.percent(self.wire.loss_percent) {
             return;
         }
         let copies = if self.chance.percent(self.wire.copy_percent) { 2 } else { 1 };
@@ -371,8 +377,16 @@ impl World {
         let now = self.now;
         for (who, core) in [WEST, EAST].into_iter().flat_map(|who| (0..self.cores).map(move |core| (who, core))) {
             let Some(packet) = self.sites[who].engine.seal(now, core) else { continue };
+            if self.cut {
+                continue;
+            }
             if self.data_ms == (0, 0) {
-                self.sites[1 - who].engine.open(now, packet);
+                let engine = &mut self.sites[1 - who].engine;
+                let before = engine.delivered;
+                engine.open(now, packet);
+                if engine.delivered > before {
+                    self.arrived.insert((who, core), now);
+                }
                 continue;
             }
             let late = if self.data_ms.1 > 0 { self.chance.below(self.data_ms.1) } else { 0 };
