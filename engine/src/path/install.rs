@@ -148,7 +148,8 @@ impl Path {
         }
     }
 
-    /// Another pair of the policy takes over: a waiting one first, then the newest that can send.
+    /// Another pair of the policy takes over: the newest one, whether it waits or not. An older one that waits may be what a rekey by
+    /// both sides has left over, and the peer is about to delete it.
     fn stop_sending(&mut self, now_ms: u64, spi: u32, policy: u32, io: &mut Io<'_>) {
         let Some(at) = self.policies.table.place(policy) else { return };
         let Some(state) = self.policies.states.get_mut(at) else { return };
@@ -158,11 +159,11 @@ impl Path {
         state.active = 0;
         let candidates = self.pairs.iter().filter(|pair| pair.policy == policy && pair.ends_ms.is_none() && pair.spi != spi);
         let best =
-            candidates.filter_map(|pair| pair.outbound.as_ref().map(|outbound| (outbound.waits, outbound.installed_ms, pair.spi))).max();
+            candidates.filter_map(|pair| pair.outbound.as_ref().map(|outbound| (outbound.installed_ms, !outbound.waits, pair.spi))).max();
         match best {
-            Some((waited, _, next)) => {
+            Some((_, ready, next)) => {
                 self.activate(now_ms, next);
-                if waited {
+                if !ready {
                     self.tell(Event::OutboundActive { spi: next }, io);
                 }
             }

@@ -125,15 +125,14 @@ impl Engine {
         self.current.insert(core(inbound_spi), inbound_spi);
     }
 
-    /// The pair sends no more: a waiting one of its core takes over, else the newest.
+    /// The pair sends no more: the newest one of its core takes over.
     fn stop_sending(&mut self, inbound_spi: u32) {
         let core = core(inbound_spi);
         if self.current.get(&core) != Some(&inbound_spi) {
             return;
         }
         self.current.remove(&core);
-        let of_core = self.outbound.iter().enumerate().filter(|(_, sa)| self::core(sa.inbound_spi) == core);
-        match of_core.max_by_key(|(at, sa)| (sa.takes_over.is_some(), *at)).map(|(_, sa)| sa.inbound_spi) {
+        match self.outbound.iter().rfind(|sa| self::core(sa.inbound_spi) == core).map(|sa| sa.inbound_spi) {
             Some(next) => self.activate(next),
             None if self.fallback == Some(core) => self.fallback = None,
             None => {}

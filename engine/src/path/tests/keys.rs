@@ -115,6 +115,26 @@ fn a_key_that_is_retired_while_it_waits_never_takes_over() {
 }
 
 #[test]
+fn what_two_rekeys_at_once_left_waiting_does_not_take_over_from_a_newer_key() {
+    let (mut left, _) = pair();
+    // The peer's successor, which it gives up in favour of ours; and ours.
+    let (theirs, ours) = (spi(0, 1), spi(0, 2));
+    left.apply(Order::InstallInbound(inbound(theirs, 3, Limits::default())));
+    left.apply(Order::InstallOutbound { spi: theirs, outbound: outbound(7777, theirs, 4, |request| request.switch = switch::ON_INBOUND) });
+    left.tick(left.now + 1);
+    left.apply(Order::InstallInbound(inbound(ours, 5, Limits::default())));
+    left.apply(Order::InstallOutbound { spi: ours, outbound: outbound(8888, ours, 6, |_| {}) });
+    // Another child of this core was rekeyed after it, and goes before the peer's DELETE has come.
+    let other = spi(0, 3);
+    left.apply(Order::InstallInbound(inbound(other, 7, Limits::default())));
+    left.apply(Order::InstallOutbound { spi: other, outbound: outbound(9999, other, 8, |_| {}) });
+    left.apply(Order::Retire { spi: other, drain_ms: 5000 });
+    assert!(left.told.events.is_empty(), "nothing that waits is in use: {:?}", left.told.events);
+    let sent = left.send(&[Flow::new(false, false).plain(b"the newest key")]);
+    assert_eq!(crate::esp::packet::spi(&sent[0].bytes), Some(8888));
+}
+
+#[test]
 fn packets_for_an_announced_spi_wait_for_its_key() {
     let (mut left, mut right) = pair();
     let runs: Vec<_> = (0..70).flat_map(|_| left.send(&[Flow::new(false, true).plain(&[1; 900])])).collect();
