@@ -53,6 +53,8 @@ pub(crate) struct Child {
     pub(crate) rival: Option<(ChildId, Vec<u8>)>,
     /// The peer has made it, and is about to delete it in favour of one of ours.
     pub(crate) redundant: bool,
+    /// The peer has made it by a rekey and asked for nothing since, so our answer may be lost: until when it is asked nothing about it.
+    pub(crate) unheard_until: Option<u64>,
     /// When its successor is to be asked for.
     pub(crate) rekey_at: Option<u64>,
     /// How often in a row its successor could not be made.
@@ -65,6 +67,17 @@ pub(crate) struct Child {
 impl Child {
     pub(crate) fn up(&self) -> bool {
         self.step == Step::Up
+    }
+
+    /// Whether the peer may not know yet that we agreed to it (RFC 7296 section 2.3: its next request shows that it does).
+    pub(crate) fn unheard(&self, now: u64) -> bool {
+        self.unheard_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether it carries, or is about to carry, what another one of the same IKE SA carried.
+    pub(crate) fn serves_for(&self, other: &Self) -> bool {
+        let stays = matches!(self.step, Step::Installing | Step::Activating | Step::Up) && !self.redundant;
+        stays && (self.core, self.fallback, &self.selectors) == (other.core, other.fallback, &other.selectors)
     }
 
     /// Takes it out of the engine; the inbound SA goes on receiving for a while if it ever did.

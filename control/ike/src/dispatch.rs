@@ -138,6 +138,8 @@ impl Ike {
         }
         let Some(opened) = sa.open(&way.came.header, way.message) else { return };
         sa.accept_request(opened.digest);
+        // With a window of one it has the answers to all that it asked before.
+        sa.children.values_mut().for_each(|child| child.unheard_until = None);
         sa.heard = now;
         let Ok(payloads) = Payloads::parse(opened.first, &opened.inner) else {
             sa.reply(&mut self.cx, &way.came, Chain::default().notify(notify::INVALID_SYNTAX, &[]));

@@ -70,7 +70,8 @@ impl Ike {
         if !usable || !wanted {
             return Err(RekeyRefused::NotUp);
         }
-        if sa.children.values().any(|child| child.replaces == Some(old)) {
+        let unheard = child.unheard(now);
+        if unheard || sa.children.values().any(|child| child.replaces == Some(old)) {
             return Err(RekeyRefused::UnderWay);
         }
         let Some(child) = sa.children.get_mut(&old) else { return Err(RekeyRefused::NotUp) };

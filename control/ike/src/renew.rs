@@ -33,7 +33,8 @@ impl Ike {
         }
         // From now on nothing new begins, so that what is under way comes to its end.
         sa.renewing = true;
-        let quiet = sa.requests.outstanding.is_none() && sa.requests.waiting.is_empty() && sa.replies.held.is_none();
+        let pending = sa.children.values().any(|child| child.unheard(now));
+        let quiet = sa.requests.outstanding.is_none() && sa.requests.waiting.is_empty() && sa.replies.held.is_none() && !pending;
         let group = self.cx.config.groups.first().copied();
         if !quiet || (!sa.confirmed && sa.initiator) {
             return plan(sa, now.saturating_add(QUIET_MS));

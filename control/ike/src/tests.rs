@@ -15,6 +15,7 @@ mod mixed;
 mod pieces;
 mod rekey;
 mod renew;
+mod unheard;
 
 const PEER: PeerId = PeerId(1);
 

@@ -90,6 +90,7 @@ fn empty(id: ChildId, peer: PeerId, spi: u32, now: u64) -> Child {
         lowest_nonce: Vec::new(),
         rival: None,
         redundant: false,
+        unheard_until: None,
         rekey_at: None,
         rekeys_failed: 0,
         outbound: None,

@@ -84,6 +84,7 @@ pub(crate) fn on_request(cx: &mut Context, now: u64, sa: &mut IkeSa, came: &Came
             child.fallback = !marked;
             if let Some(old) = predecessor {
                 (child.replaces, child.core, child.fallback) = (Some(old.id), old.core, old.fallback);
+                child.unheard_until = Some(now.saturating_add(rekey::UNHEARD_MS));
                 rekey::give_way(cx, sa, &child, old.id);
             }
             success.nonce(&nonce_r);
@@ -184,11 +185,11 @@ fn refused(cx: &mut Context, now: u64, sa: &mut IkeSa, id: ChildId, (error, data
 }
 
 /// CHILD_SA_NOT_FOUND (section 2.25): the peer has lost the child, so it goes without a word, and another one is made in its
-/// place unless the peer has made that already.
+/// place unless one stands there already: the peer's successor of it, what it was to replace, or what is left of two rekeys at once.
 fn anew(cx: &mut Context, now: u64, sa: &mut IkeSa, old: ChildId, host: &mut dyn Host) {
     let Some(old) = sa.children.remove(&old) else { return };
     old.retire(cx);
-    if sa.children.values().any(|child| child.replaces == Some(old.id)) {
+    if sa.children.values().any(|child| child.replaces == Some(old.id) || child.serves_for(&old)) {
         return;
     }
     cx.event(old.peer, Level::Info, format!("{} no longer has child {:08x}: another one is made", cx.name(old.peer), old.spi));

@@ -1,6 +1,7 @@
 //! Two rekeys of one child, and a rekey that meets a DELETE (RFC 7296 sections 2.8.1 and 2.25.1).
 //!
-//! A successor names its predecessor from the request to its end, on both sides. That is all the state there is:
+//! A successor names its predecessor from the request to its end, on both sides, and a responder notes whether the initiator may
+//! have missed its answer. That is all the state there is:
 //!
 //! | the peer's request to rekey finds our child | answer |
 //! |---|---|
@@ -9,6 +10,10 @@
 //! | being deleted, or our own successor agreed to, or another one of the peer's | TEMPORARY_FAILURE |
 //! | with a successor of ours that is asked for and not answered | yes; the lowest of the four nonces decides when our answer comes |
 //! | with one that was not asked for yet | yes; ours is dropped |
+//!
+//! We ask nothing about a child of the peer's making before its next request has shown that our answer has come: it would not find
+//! the child, as its own request is not answered for it, and make it later all the same. Nor is the IKE SA rekeyed under a rekey of
+//! the peer's that may still be under way.
 
 use crate::child::{Child, Step};
 use crate::context::Context;
@@ -16,6 +21,10 @@ use crate::message::{Chain, notify};
 use crate::output::ChildId;
 use crate::retransmit::Purpose;
 use crate::sa::IkeSa;
+
+/// For how long a peer that has asked for a child, and for nothing since, may still be about to repeat its request. strongSwan repeats
+/// one after 4, 11 and 24 seconds.
+pub(crate) const UNHEARD_MS: u64 = 30_000;
 
 /// What a responder needs to know of the child that is to be replaced.
 #[derive(Clone, Copy, Debug)]

@@ -11,7 +11,7 @@ use crate::proposal::{self, Proposal};
 use crate::sa::{IkeSa, Task};
 use crate::{Output, PeerState, Suite};
 
-fn sa(pair: &Pair, who: usize) -> &IkeSa {
+pub(super) fn sa(pair: &Pair, who: usize) -> &IkeSa {
     pair.sites[who].0.sas.values().next().expect("an IKE SA")
 }
 
@@ -19,7 +19,7 @@ fn sa_mut(pair: &mut Pair, who: usize) -> &mut IkeSa {
     pair.sites[who].0.sas.values_mut().next().expect("an IKE SA")
 }
 
-fn only(pair: &Pair, who: usize) -> &Child {
+pub(super) fn only(pair: &Pair, who: usize) -> &Child {
     assert_eq!(sa(pair, who).children.len(), 1);
     sa(pair, who).children.values().next().expect("a child")
 }
@@ -29,14 +29,14 @@ fn rekey_request(spi: u32) -> Chain {
     child_request(|chain| _ = chain.notify_child(notify::REKEY_SA, spi))
 }
 
-fn begin(pair: &mut Pair, who: usize) {
+pub(super) fn begin(pair: &mut Pair, who: usize) {
     let (ike, host, _) = &mut pair.sites[who];
     assert_eq!(ike.rekey(0, PEER, host), Ok(1));
     pair.run();
 }
 
 /// Site 0 asks for a rekey, and gets this for an answer.
-fn refuse(pair: &mut Pair, answer: &Chain) {
+pub(super) fn refuse(pair: &mut Pair, answer: &Chain) {
     pair.kept = Some(Vec::new());
     begin(pair, 0);
     pair.kept = None;
@@ -52,7 +52,7 @@ fn refuse(pair: &mut Pair, answer: &Chain) {
     while ike.poll().is_some() {}
 }
 
-fn error(kind: u16) -> Chain {
+pub(super) fn error(kind: u16) -> Chain {
     let mut chain = Chain::default();
     chain.notify(kind, &[]);
     chain
