@@ -129,10 +129,10 @@ pub fn persist(name: &str, queue: &OwnedFd, stay: bool) -> Result<(), TunError> 
     })
 }
 
-/// Whether the device of a queue is still there: the queue of one that was deleted belongs to none.
+/// The name that the device of a queue has now; `None` if it is gone: the queue of one that was deleted belongs to none.
 #[must_use]
-pub fn lives(queue: BorrowedFd<'_>) -> bool {
-    sys::tun_identity(queue).is_ok()
+pub fn name_of(queue: BorrowedFd<'_>) -> Option<String> {
+    sys::tun_identity(queue).ok().map(|(name, _)| name)
 }
 
 /// Checks that a descriptor handed back by an engine is a queue of `name` with the properties that [`open`] gives.

@@ -49,6 +49,8 @@ fn what_somebody_takes_away_is_put_back() {
         "addr flush dev pen0",
         "rule flush",
         "link set pen0 down",
+        "link set pen0 name other0",
+        "link set pen0 down name other0",
     ] {
         let told = site.log().matches("event=put-back").count();
         let start = Instant::now();
@@ -137,8 +139,11 @@ fn a_full_disk_costs_lines_of_the_log_and_nothing_else() {
     pair.sites[0].kill_engine().expect("it runs");
     wait_healed(&pair, "a disk with room");
     assert!(lines(&pair.sites[0], "engine-replaced") > before, "{}", pair.sites[0].log());
-    drop(pair);
+    // And nothing stays behind: a folder with a disk over a part of it could not be removed.
+    let folder = run_dir.parent().expect("the site's folder").to_owned();
     drop(disk);
+    drop(pair);
+    assert!(!folder.exists(), "{folder:?} is still there");
 }
 
 #[test]

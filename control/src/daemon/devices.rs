@@ -69,9 +69,9 @@ impl Devices {
         Ok(devices)
     }
 
-    /// Whether the TUN device of these queues is still there, under whatever name.
-    pub(super) fn have_device(&self) -> bool {
-        self.find(Role::Tun).is_some_and(tun::lives)
+    /// The name that the TUN device of these queues has now, if it is still there.
+    pub(super) fn device(&self) -> Option<String> {
+        self.find(Role::Tun).and_then(tun::name_of)
     }
 
     /// The same sockets with the queues of another device, one a core.

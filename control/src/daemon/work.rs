@@ -238,7 +238,8 @@ impl Work {
             Stop::Failed(format!("cannot listen on {}: {error}; choose another --run-dir", options.control_socket().display()))
         })?;
         let signals = [signal(SignalKind::terminate()).map_err(failed)?, signal(SignalKind::interrupt()).map_err(failed)?];
-        let lost = netlink::watch::watch(config.interface.name.clone()).map_err(failed)?;
+        let index = netlink.link(&config.interface.name).await.map_err(failed)?.map_or(0, |link| link.index);
+        let lost = netlink::watch::watch(config.interface.name.clone(), index).map_err(failed)?;
         let mut source = Source::new(engine.welcome.generation, devices.count());
         let started = Instant::now();
         let ike_config = penstock_ike::Config { port: config.site.port, ..penstock_ike::Config::default() };

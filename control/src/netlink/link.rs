@@ -68,6 +68,25 @@ impl Netlink {
         Ok(found.map_err(|error| NetlinkError::new(format!("look for device {index}"), error))?.as_ref().map(Link::from))
     }
 
+    /// Gives the device of one name another one.
+    ///
+    /// # Errors
+    /// The kernel's refusal, such as that another device has the name.
+    pub(super) async fn rename(&self, from: &str, to: &str) -> Result<(), NetlinkError> {
+        let Some(link) = self.link(from).await? else { return Ok(()) };
+        let wrap = |error| NetlinkError::new(format!("name device {from} {to} again"), error);
+        let set = |message| self.handle.link().set(message).execute();
+        let named = || LinkUnspec::new_with_index(link.index).name(to.to_owned()).build();
+        match set(named()).await.map_err(wrap) {
+            // Before Linux 6.2 only a device that is down gets another name.
+            Err(error) if error.is(libc::EBUSY) && link.up => {
+                set(LinkUnspec::new_with_index(link.index).down().build()).await.map_err(wrap)?;
+                set(named()).await.map_err(wrap)
+            }
+            other => other,
+        }
+    }
+
     /// Says by its alias that this daemon made the device and may remove it.
     ///
     /// # Errors

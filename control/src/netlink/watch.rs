@@ -16,6 +16,8 @@ use super::{Netlink, NetlinkError, Plan, protocol, rule};
 /// What was missing and is there again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PutBack {
+    /// The device had another name.
+    pub renamed: bool,
     /// The device was down.
     pub raised: bool,
     /// Addresses of the device.
@@ -26,11 +28,11 @@ pub struct PutBack {
     pub rules: usize,
 }
 
-/// Tells when something of ours may have gone; several losses are told once.
+/// Tells when something of ours may have gone; several losses are told once. `index` is the device's, by which it is known under another name.
 ///
 /// # Errors
 /// If the socket cannot be had.
-pub fn watch(device: String) -> io::Result<mpsc::Receiver<()>> {
+pub fn watch(device: String, mut index: u32) -> io::Result<mpsc::Receiver<()>> {
     use MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv4Rule, Ipv6Ifaddr, Ipv6Route, Ipv6Rule, Link};
     let groups = [Link, Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route, Ipv4Rule, Ipv6Rule];
     let (connection, _, mut messages) = rtnetlink::new_multicast_connection(&groups)?;
@@ -39,7 +41,7 @@ pub fn watch(device: String) -> io::Result<mpsc::Receiver<()>> {
     tokio::spawn(async move {
         while let Some((message, _)) = messages.next().await {
             let may_be_ours = match message.payload {
-                NetlinkPayload::InnerMessage(message) => concerns(&message, &device),
+                NetlinkPayload::InnerMessage(message) => concerns(&message, &device, &mut index),
                 // More happened than the socket could hold.
                 NetlinkPayload::Overrun(_) => true,
                 _ => false,
@@ -53,13 +55,18 @@ pub fn watch(device: String) -> io::Result<mpsc::Receiver<()>> {
     Ok(receiver)
 }
 
-fn concerns(message: &RouteNetlinkMessage, device: &str) -> bool {
+fn concerns(message: &RouteNetlinkMessage, device: &str, index: &mut u32) -> bool {
     let named = |link: &LinkMessage| link.attributes.contains(&LinkAttribute::IfName(device.to_owned()));
     match message {
         Message::DelRoute(route) => route.header.protocol == protocol(),
         Message::DelRule(rule) => rule.attributes.contains(&RuleAttribute::Protocol(protocol())),
         Message::DelLink(link) => named(link),
-        Message::NewLink(link) => named(link) && !link.header.flags.contains(LinkFlags::Up),
+        Message::NewLink(link) if named(link) => {
+            // One that was made again has another index.
+            *index = link.header.index;
+            !link.header.flags.contains(LinkFlags::Up)
+        }
+        Message::NewLink(link) => link.header.index == *index,
         // Whose it was is found out by looking.
         Message::DelAddress(_) => true,
         _ => false,
@@ -67,12 +74,16 @@ fn concerns(message: &RouteNetlinkMessage, device: &str) -> bool {
 }
 
 impl Netlink {
-    /// Puts back what of the plan is missing.
+    /// Puts back what of the plan is missing, its name first if the device is now called `name`.
     ///
     /// # Errors
     /// The first refusal; another call goes on from there.
-    pub async fn put_back(&self, plan: &Plan) -> Result<PutBack, NetlinkError> {
+    pub async fn put_back(&self, plan: &Plan, name: &str) -> Result<PutBack, NetlinkError> {
         let gone = || NetlinkError { what: format!("put back what {} had", plan.device), reason: "it is gone".into(), code: 0 };
+        let renamed = name != plan.device;
+        if renamed {
+            self.rename(name, &plan.device).await?;
+        }
         let link = self.link(&plan.device).await?.ok_or_else(gone)?;
         let addresses = self.add_addresses(plan, &link).await?;
         if !link.up {
@@ -83,6 +94,6 @@ impl Netlink {
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             rules += self.apply_rules(family, &rule::wanted(plan, family)).await?;
         }
-        Ok(PutBack { raised: !link.up, addresses, routes, rules })
+        Ok(PutBack { renamed, raised: !link.up, addresses, routes, rules })
     }
 }

@@ -1,4 +1,4 @@
-//! Addresses, routes and rules that somebody else took away are put back, within a moment and with one line in the log. An address
+//! Addresses, routes, rules and the device's name that somebody else took away are put back, within a moment and with one line in the log. An address
 //! that was not ours is gone for good: IKE SAs that used it go on with another one. A device that was deleted is made again, and another engine gets its queues.
 
 use std::rc::Rc;
@@ -94,19 +94,20 @@ impl Work {
                 self.repair.tasks.spawn_local(async move { Step::Addresses(reader.addresses().await.unwrap_or_default()) });
                 self.repair.tasks.spawn_local(async move {
                     tokio::time::sleep(GATHER).await;
-                    if devices.have_device() {
-                        return Step::Looked(netlink.put_back(&plan).await);
+                    match devices.device() {
+                        Some(name) => Step::Looked(netlink.put_back(&plan, &name).await),
+                        None => Step::Made(make_again(&config, &devices, &netlink, &plan, uso).await),
                     }
-                    Step::Made(make_again(&config, &devices, &netlink, &plan, uso).await)
                 });
             }
             Step::Addresses(addresses) => self.leave_lost_addresses(&addresses),
             Step::Looked(Ok(done)) => {
                 self.repair.told = None;
                 if done != PutBack::default() {
-                    let PutBack { raised, addresses, routes, rules } = done;
-                    let fields: [(&str, &dyn std::fmt::Display); 5] = [
+                    let PutBack { renamed, raised, addresses, routes, rules } = done;
+                    let fields: [(&str, &dyn std::fmt::Display); 6] = [
                         ("device", &self.plan.device),
+                        ("renamed", &renamed),
                         ("raised", &raised),
                         ("addresses", &addresses),
                         ("routes", &routes),
