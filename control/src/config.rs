@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::psk::Psk;
 
@@ -166,13 +167,33 @@ pub struct Peer {
     pub local_address_place: Place,
 }
 
+/// The text of each file that a configuration was read from. No key stands in it: key files are named there, and read when it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Texts(Vec<(PathBuf, String)>);
+
 impl Config {
     /// Reads `path` and the `peers.d/*.toml` beside it.
     ///
     /// # Errors
     /// Every mistake found, in the order of files and lines.
     pub fn load(path: &Path) -> Result<Self, Vec<Finding>> {
+        Self::load_with_texts(path).map(|(config, _)| config)
+    }
+
+    /// The same, with what was read.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_with_texts(path: &Path) -> Result<(Self, Texts), Vec<Finding>> {
         file::load(path)
+    }
+
+    /// Reads what stood in these files; `path` is the one that is no `peers.d/*.toml`.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn of(path: &Path, texts: &Texts) -> Result<Self, Vec<Finding>> {
+        file::of(path, texts)
     }
 }
 

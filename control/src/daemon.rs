@@ -24,6 +24,7 @@ mod changes;
 mod devices;
 mod host;
 mod install;
+mod kept;
 mod link;
 mod policies;
 mod resolve;
@@ -88,7 +89,7 @@ pub fn trial(options: &Options) -> ExitCode {
 }
 
 fn try_run(options: Options, launcher_fd: i32) -> Result<(), Stop> {
-    let config = Config::load(&options.config).map_err(Stop::Misuse)?;
+    let (config, texts) = kept::start(&options).map_err(Stop::Misuse)?;
     let failed = |what: &'static str| move |error: std::io::Error| Stop::Failed(format!("{what}: {error}"));
     launcher::make_directory(&options.run_dir).map_err(failed("no run directory"))?;
     confine::enter(&options.run_dir).map_err(failed("not locked in"))?;
@@ -99,6 +100,6 @@ fn try_run(options: Options, launcher_fd: i32) -> Result<(), Stop> {
     local.block_on(&runtime, async {
         let link = link::Link::new(link).map_err(failed("no link to the launcher"))?;
         let ready = setup::prepare(&config, &options, &link).await?;
-        work::Work::new(config, options, link, ready).await?.run().await
+        work::Work::new((config, texts), options, link, ready).await?.run().await
     })
 }

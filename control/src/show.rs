@@ -126,6 +126,13 @@ fn headline(screen: &mut Screen, state: &State) {
         let reason = state.engine.reason.as_deref().unwrap_or("no reason known");
         screen.toned(Tone::Bad, "no engine", &format!(": {reason}; nothing passes, and nothing leaves in clear"));
     }
+    if let Some(ms) = state.site.rolled_back_in_ms {
+        screen.toned(
+            Tone::Care,
+            "not confirmed",
+            &format!(": the last apply is rolled back in {} unless you keep it: penstock confirm", age(ms)),
+        );
+    }
     screen.line("");
 }
 

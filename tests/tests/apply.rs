@@ -251,3 +251,50 @@ fn what_is_not_confirmed_is_rolled_back() {
     let events = ["config-not-confirmed", "config-rolled-back", "config-confirmed"].map(|event| site.log().matches(event).count());
     assert_eq!(events, [1, 1, 1], "{}", site.log());
 }
+
+/// Kills control, and gives the names of the peers that the next one has.
+fn names_after_death(site: &mut Site) -> Vec<String> {
+    let old = site.kill_control().expect("it runs");
+    site.wait_new_control(old, Duration::from_secs(10)).expect("another answers");
+    names(site)
+}
+
+#[test]
+fn what_is_not_confirmed_does_not_stay_because_control_died() {
+    let (mut pair, config) = pair();
+    let both = format!("{config}{ROME}");
+    let site = &mut pair.sites[0];
+    apply(site, &both, &[]);
+    // Given a change that waits to be confirmed, and says so,
+    apply(site, &config, &["--confirm", "60s"]);
+    let left = site.show_json().expect("it answers")["site"]["rolled_back_in_ms"].as_u64().expect("it waits");
+    assert!((40_000..=60_000).contains(&left), "{left}");
+    assert!(text(&site.penstock(&["show"]).expect("the command")).contains("not confirmed: the last apply is rolled back in "));
+    assert_eq!(names(site), ["london"]);
+    // when control dies, then what ran before comes back, and stays, however often that happens.
+    assert_eq!(names_after_death(site), ["london", "rome"]);
+    assert!(site.log().contains("config-not-confirmed"), "{}", site.log());
+    assert!(site.show_json().expect("it answers")["site"]["rolled_back_in_ms"].is_null());
+    assert_eq!(names_after_death(site), ["london", "rome"]);
+    rome_answers(&pair);
+    // What was rolled back in time stays so, too.
+    let site = &mut pair.sites[0];
+    apply(site, &config, &["--confirm", "1s"]);
+    let until = Instant::now() + Duration::from_secs(5);
+    while names(site) != ["london", "rome"] {
+        assert!(Instant::now() < until, "it is not rolled back\n{}", site.log());
+        sleep(Duration::from_millis(50));
+    }
+    assert_eq!(names_after_death(site), ["london", "rome"]);
+    // Once it is confirmed it stays.
+    apply(site, &config, &["--confirm", "60s"]);
+    assert!(site.penstock(&["confirm"]).expect("the command").status.success());
+    assert_eq!(names_after_death(site), ["london"]);
+    // A change that cannot be kept is not made.
+    let obstacle = site.run_dir().join("unconfirmed.json.new");
+    std::fs::create_dir(&obstacle).expect("ours");
+    site.write_config(&both).expect("our own file");
+    let output = site.penstock(&["apply", "--confirm", "60s"]).expect("the command");
+    assert!(output.status.code() == Some(1) && text(&output).contains("unconfirmed.json"), "{output:?}");
+    assert_eq!(names(site), ["london"]);
+}

@@ -46,6 +46,9 @@ pub struct Site {
     pub age_ms: u64,
     /// The configuration file.
     pub config: String,
+    /// Milliseconds until the last `apply --confirm` is rolled back unless it is confirmed; absent where nothing waits for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled_back_in_ms: Option<u64>,
     /// The version of the daemon.
     pub version: String,
 }

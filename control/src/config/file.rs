@@ -8,7 +8,7 @@ use toml::de::DeTable;
 use super::local::{INTERFACE_KEYS, SITE_KEYS};
 use super::peer::{Here, KEYS as PEER_KEYS};
 use super::section::{Document, Key, Section};
-use super::{Config, Finding, Place, cross, local, peer};
+use super::{Config, Finding, Place, Texts, cross, local, peer};
 use crate::psk::plain;
 
 const MAIN_KEYS: &[Key] = &[("site", "[site]"), ("interface", "[interface.pen0]"), ("peer", "[peer.london]")];
@@ -23,8 +23,8 @@ struct Source {
     text: String,
 }
 
-/// As [`Config::load`].
-pub(super) fn load(path: &Path) -> Result<Config, Vec<Finding>> {
+/// As [`Config::load_with_texts`].
+pub(super) fn load(path: &Path) -> Result<(Config, Texts), Vec<Finding>> {
     let mut findings = Vec::new();
     let mut sources = Vec::new();
     let files: Vec<PathBuf> = std::iter::once(path.to_owned()).chain(peers_files(path, &mut findings)).collect();
@@ -34,7 +34,20 @@ pub(super) fn load(path: &Path) -> Result<Config, Vec<Finding>> {
             Err(finding) => findings.push(finding),
         }
     }
-    let loaded = walk(path, &sources, &mut findings);
+    let config = check(path, &files, &sources, findings)?;
+    Ok((config, Texts(sources.into_iter().map(|source| (source.document.file, source.text)).collect())))
+}
+
+/// As [`Config::of`].
+pub(super) fn of(path: &Path, Texts(texts): &Texts) -> Result<Config, Vec<Finding>> {
+    let files: Vec<PathBuf> = texts.iter().map(|(file, _)| file.clone()).collect();
+    let source = |(file, text): &(PathBuf, String)| Source { document: Document::new(file.clone(), text.as_bytes()), text: text.clone() };
+    check(path, &files, &texts.iter().map(source).collect::<Vec<_>>(), Vec::new())
+}
+
+/// The whole configuration, or every mistake: those of `files`, in this order.
+fn check(path: &Path, files: &[PathBuf], sources: &[Source], mut findings: Vec<Finding>) -> Result<Config, Vec<Finding>> {
+    let loaded = walk(path, sources, &mut findings);
     findings.sort_by_cached_key(|finding| (files.iter().position(|file| *file == finding.place.file), finding.clone()));
     findings.dedup();
     match loaded {

@@ -24,6 +24,7 @@ pub(super) struct Known {
     pub(super) mtu: u16,
     pub(super) age: Duration,
     pub(super) config_path: String,
+    pub(super) rolled_back_in_ms: Option<u64>,
 }
 
 /// The whole state. `engine` is what the engine answered, if it did.
@@ -35,6 +36,7 @@ pub(super) fn state(config: &Config, known: Known, engine: Option<&engine::State
         pid: std::process::id(),
         age_ms: millis(known.age),
         config: known.config_path.clone(),
+        rolled_back_in_ms: known.rolled_back_in_ms,
         version: env!("CARGO_PKG_VERSION").into(),
     };
     let interface = admin::Interface {

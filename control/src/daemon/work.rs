@@ -22,8 +22,8 @@ use super::link::{Link, Word};
 use super::policies::{Policies, is_first, peer_of};
 use super::resolve::Resolved;
 use super::setup::{Engine, Ready};
-use super::{Stop, admin, resolve, setup, site};
-use crate::config::{Config, SourcePort, Start};
+use super::{Stop, admin, kept, resolve, setup, site};
+use crate::config::{Config, SourcePort, Start, Texts};
 use crate::engine::{Event, PolicyOrder};
 use crate::launcher::Options;
 use crate::log;
@@ -91,6 +91,8 @@ enum Happening {
 #[derive(Debug)]
 pub(super) struct Work {
     config: Rc<Config>,
+    /// What that was read from.
+    texts: Rc<Texts>,
     options: Options,
     link: Rc<Link>,
     engine: Option<Engine>,
@@ -195,7 +197,7 @@ fn last_seen(running: &crate::engine::State) -> HashMap<PeerId, SocketAddr> {
 
 impl Work {
     /// Takes over from the setup: policies, sockets, the state machine with all peers.
-    pub(super) async fn new(config: Config, options: Options, link: Link, ready: Ready) -> Result<Self, Stop> {
+    pub(super) async fn new((config, texts): (Config, Texts), options: Options, link: Link, ready: Ready) -> Result<Self, Stop> {
         let config = Rc::new(config);
         let Ready { engine, devices, netlink, plan, here, adopted, features } = ready;
         let running = if adopted { engine.client.state().await.map_err(failed)? } else { crate::engine::State::default() };
@@ -283,6 +285,7 @@ impl Work {
             asked,
             signals,
             config,
+            texts: Rc::new(texts),
             options,
             link: Rc::new(link),
             ids,
@@ -472,6 +475,7 @@ impl Work {
             // It may be gone already.
             let _ = std::fs::remove_file(socket);
         }
+        kept::forget(&self.options.run_dir);
         log::info("ended", &[]);
         Ok(())
     }

@@ -197,6 +197,15 @@ fn a_dead_engine_and_an_empty_site_are_said_at_the_top() {
 }
 
 #[test]
+fn a_change_that_waits_to_be_confirmed_says_for_how_long() {
+    let mut state = state();
+    assert!(!render(&state, Options::default()).contains("not confirmed"));
+    state.site.rolled_back_in_ms = Some(25_400);
+    let screen = render(&state, Options::default());
+    assert!(screen.contains("\nnot confirmed: the last apply is rolled back in 25 s unless you keep it: penstock confirm\n"), "{screen}");
+}
+
+#[test]
 fn a_weaker_sandbox_says_what_is_missing_and_what_it_takes() {
     let mut state = state();
     state.engine.sandbox = Sandbox::new(protection::CALLS | protection::FILES, 3);

@@ -87,6 +87,7 @@ impl Work {
             mtu: self.plan.mtu,
             age: self.started.elapsed(),
             config_path: self.options.config.display().to_string(),
+            rolled_back_in_ms: self.reload.left_ms(),
         };
         let (config, client) = (self.config.clone(), self.engine.as_ref().map(|engine| engine.client.clone()));
         tokio::task::spawn_local(async move {

@@ -26,10 +26,10 @@ use tokio::time::Instant;
 
 use super::super::changes::{self, View};
 use super::super::policies::{Policies, is_first};
-use super::super::{setup, site};
+use super::super::{kept, setup, site};
 use super::{PeerId, Status, Stop, Work, policy_orders, resolve};
 use crate::admin::{Change, Cost, Kind, MISUSE, NO, Plan, Response};
-use crate::config::{Config, Peer, SourcePort};
+use crate::config::{Config, Peer, SourcePort, Texts};
 use crate::engine::Client;
 use crate::log;
 use crate::netlink::{self, Netlink};
@@ -53,6 +53,7 @@ pub(super) struct Asked {
 #[derive(Clone, Debug)]
 pub(super) struct Draft {
     config: Rc<Config>,
+    texts: Rc<Texts>,
     here: Vec<IpNet>,
 }
 
@@ -102,6 +103,12 @@ impl Reload {
         self.task.is_some() || self.provisional.is_some()
     }
 
+    /// How many milliseconds are left to confirm what stands.
+    pub(super) fn left_ms(&self) -> Option<u64> {
+        let left = self.provisional.as_ref()?.until.saturating_duration_since(Instant::now());
+        Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
+    }
+
     /// Waits for the next step; for ever if nothing is under way.
     pub(super) async fn step(&mut self) -> Step {
         if let Some(task) = &mut self.task {
@@ -137,11 +144,11 @@ async fn read(path: std::path::PathBuf, netlink: Netlink) -> Result<Draft, Vec<S
         Stop::Misuse(findings) => findings.iter().map(ToString::to_string).collect(),
         other => vec![other.to_string()],
     };
-    let loaded = tokio::task::spawn_blocking(move || Config::load(&path)).await;
-    let config = loaded.map_err(|error| vec![error.to_string()])?.map_err(|findings| told(Stop::Misuse(findings)))?;
+    let loaded = tokio::task::spawn_blocking(move || Config::load_with_texts(&path)).await;
+    let (config, texts) = loaded.map_err(|error| vec![error.to_string()])?.map_err(|findings| told(Stop::Misuse(findings)))?;
     let here = setup::addresses_of_others(&config, &netlink).await.map_err(told)?;
     setup::refuse_connected(&config, &netlink).await.map_err(told)?;
-    Ok(Draft { config: Rc::new(config), here })
+    Ok(Draft { config: Rc::new(config), texts: Rc::new(texts), here })
 }
 
 /// One side of a change of engine and kernel.
@@ -236,12 +243,14 @@ impl Work {
         let findings = draft.config.warnings.iter().map(ToString::to_string).collect();
         let mut report = Plan { changes, untouched, findings, ..Plan::default() };
         let config = Rc::new(changes::effective(&self.config, (*draft.config).clone()));
-        let draft = Draft { config, here: draft.here };
+        let draft = Draft { config, ..draft };
         let live = !changes::between(running, View { config: &draft.config, here: &draft.here }).is_empty();
         if asked.dry_run || !live {
             report.applied = !asked.dry_run;
             if asked.back {
                 self.reload.provisional = None;
+            } else if !asked.dry_run {
+                kept::forget(&self.options.run_dir);
             }
             return answer(asked, report);
         }
@@ -252,9 +261,17 @@ impl Work {
         let old = Side { orders: policy_orders(&self.config, &self.ids, &self.here), plan: self.plan.clone() };
         let new = Side { orders: policy_orders(&draft.config, &ids, &draft.here), plan: plan.clone() };
         self.repair.pause();
+        let run_dir = self.options.run_dir.clone();
+        let sides = asked.confirm.map(|_| (self.texts.clone(), draft.texts.clone()));
         let target = Box::new(Target { draft, ids, plan, report, epoch: self.installer.epoch });
         let (client, policies, netlink) = (self.installer.client.clone(), self.installer.policies.clone(), self.netlink.clone());
         self.reload.task = Some(tokio::task::spawn_local(async move {
+            // Nobody could roll back what is not kept.
+            if let Some((before, applied)) = sides
+                && let Err(error) = kept::keep(&run_dir, &before, &applied)
+            {
+                return Step::InForce(asked, target, Err(format!("what runs cannot be kept in {error}")));
+            }
             let done = put_in_force(client, policies, netlink, old, new).await;
             Step::InForce(asked, target, done)
         }));
@@ -265,8 +282,15 @@ impl Work {
         let Target { draft, ids, plan, mut report, .. } = target;
         let gone: Vec<PeerId> = self.ids.iter().copied().filter(|id| !ids.contains(id)).collect();
         gone.iter().for_each(|id| self.remove_peer(*id));
-        let before =
-            Draft { config: std::mem::replace(&mut self.config, draft.config), here: std::mem::replace(&mut self.here, draft.here) };
+        let before = Draft {
+            config: std::mem::replace(&mut self.config, draft.config),
+            texts: std::mem::replace(&mut self.texts, draft.texts),
+            here: std::mem::replace(&mut self.here, draft.here),
+        };
+        // What was rolled back stays so until somebody applies something.
+        if asked.confirm.is_none() && !asked.back {
+            kept::forget(&self.options.run_dir);
+        }
         (self.ids, self.plan) = (ids, plan);
         let old: std::collections::HashMap<&str, &Peer> = before.config.peers.iter().map(|peer| (peer.name.as_str(), peer)).collect();
         let sections: std::collections::HashMap<&str, Cost> =
@@ -342,6 +366,7 @@ impl Work {
     pub(super) fn confirm(&mut self, id: u64) -> Response {
         match self.reload.provisional.take() {
             Some(_) => {
+                kept::forget(&self.options.run_dir);
                 log::info("config-confirmed", &[]);
                 Response::done(id, "confirmed: what was applied stays")
             }
