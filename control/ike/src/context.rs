@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::carry::Held;
 use crate::config::{Config, IkeSuite, PeerConfig, PeerId};
 use crate::error::{Fault, Rate};
 use crate::output::{ChildId, Level, Output};
@@ -17,6 +18,8 @@ pub(crate) struct Context {
     pub(crate) outputs: VecDeque<Output>,
     pub(crate) jitter: Jitter,
     strangers: Rate,
+    /// Predecessors that are not deleted yet, and their successors, while all children get successors elsewhere (see [`crate::carry`]).
+    pub(crate) held: Option<Vec<Held>>,
     /// Counts what happened, so that two things of the same millisecond have an order.
     pub(crate) event: u64,
     next_child: u64,
@@ -66,7 +69,7 @@ impl Peer {
 impl Context {
     pub(crate) fn new(config: Config, now: u64, seed: u64) -> Self {
         let (peers, outputs) = (BTreeMap::new(), VecDeque::new());
-        Self { config, peers, outputs, jitter: Jitter::new(seed), strangers: Rate::new(now), event: 0, next_child: 0 }
+        Self { config, peers, outputs, jitter: Jitter::new(seed), strangers: Rate::new(now), held: None, event: 0, next_child: 0 }
     }
 
     /// The place of what happens now among all events.

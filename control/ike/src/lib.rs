@@ -31,6 +31,7 @@
 //! [`Ike::renew`]; its children move to the new one untouched. A peer that fell silent is
 //! found by [`Ike::tick`] and [`Ike::heard`], one that moved by what it sends ([`Ike::peer_moved`]). Certificates are not here yet.
 
+mod carry;
 mod child;
 pub mod config;
 mod context;

@@ -88,7 +88,10 @@ impl Ike {
         // Section 2.8: who made the successor deletes what it replaces.
         if let Some(old) = replaces.filter(|_| initiator).and_then(|old| sa.children.get_mut(&old)) {
             (old.step, old.rekey_at) = (Step::Deleting, None);
-            sa.requests.waiting.push_back(Task::DeleteChild(vec![Doomed::new(old)]));
+            match &mut self.cx.held {
+                Some(held) => held.push((old.id, id)),
+                None => sa.requests.waiting.push_back(Task::DeleteChild(vec![Doomed::new(old)])),
+            }
         }
         let pause = self.cx.config.retry_first_ms;
         if let Some(state) = self.cx.peers.get_mut(&peer) {

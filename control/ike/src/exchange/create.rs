@@ -58,7 +58,7 @@ pub(crate) fn on_request(cx: &mut Context, now: u64, sa: &mut IkeSa, came: &Came
         return refuse(cx, sa, notify::TEMPORARY_FAILURE, &[]);
     }
     let marked = payloads.notify(notify::SA_RESOURCE_INFO).is_some();
-    let predecessor = match payloads.notify(notify::REKEY_SA).map(|rekey| rekey::predecessor(sa, rekey.spi)) {
+    let predecessor = match payloads.notify(notify::REKEY_SA).map(|rekey| rekey::predecessor(cx, sa, rekey.spi)) {
         None => None,
         Some(Ok(predecessor)) => Some(predecessor),
         Some(Err(refusal)) => return sa.reply(cx, came, &refusal),

@@ -8,6 +8,7 @@
 //! | unknown | CHILD_SA_NOT_FOUND |
 //! | unknown, while our own request for a child is not answered | TEMPORARY_FAILURE |
 //! | being deleted, or our own successor agreed to, or another one of the peer's | TEMPORARY_FAILURE |
+//! | any, while all our children get successors in another engine | TEMPORARY_FAILURE |
 //! | with a successor of ours that is asked for and not answered | yes; the lowest of the four nonces decides when our answer comes |
 //! | with one that was not asked for yet | yes; ours is dropped |
 //!
@@ -50,7 +51,7 @@ pub(crate) fn open(sa: &IkeSa, old: ChildId, successor: ChildId) -> Option<&Chil
 }
 
 /// Responder: the child whose outbound SPI the peer names, or the refusal.
-pub(crate) fn predecessor(sa: &IkeSa, spi: &[u8]) -> Result<Predecessor, Chain> {
+pub(crate) fn predecessor(cx: &Context, sa: &IkeSa, spi: &[u8]) -> Result<Predecessor, Chain> {
     let named = |child: &&Child| child.remote_spi > 0 && child.remote_spi.to_be_bytes() == spi;
     let mut refusal = Chain::default();
     let Some(old) = sa.children.values().find(named) else {
@@ -66,7 +67,7 @@ pub(crate) fn predecessor(sa: &IkeSa, spi: &[u8]) -> Result<Predecessor, Chain> 
     };
     let agreed = |child: &Child| !child.initiator || !matches!(child.step, Step::Expecting | Step::Requested);
     let overtaken = sa.children.values().any(|child| child.replaces == Some(old.id) && agreed(child));
-    if overtaken || !matches!(old.step, Step::Activating | Step::Up) {
+    if overtaken || cx.held.is_some() || !matches!(old.step, Step::Activating | Step::Up) {
         refusal.notify(notify::TEMPORARY_FAILURE, &[]);
         return Err(refusal);
     }

@@ -80,6 +80,8 @@ pub struct Engine {
     pub selectors: Vec<Selectors>,
     pub whens: Vec<When>,
     had: bool,
+    /// Another engine has the newer pairs, and does not send yet.
+    pub two: bool,
 }
 
 impl Engine {
@@ -119,10 +121,20 @@ impl Engine {
     fn activate(&mut self, inbound_spi: u32) {
         let Some(sa) = self.outbound.iter_mut().find(|sa| sa.inbound_spi == inbound_spi) else { return };
         sa.takes_over = None;
+        if self.two && self.current.contains_key(&core(inbound_spi)) {
+            return;
+        }
         if sa.fallback {
             self.fallback = Some(core(inbound_spi));
         }
         self.current.insert(core(inbound_spi), inbound_spi);
+    }
+
+    /// The other engine takes over what is sent: on each core the newest pair.
+    pub fn hand_over(&mut self) {
+        self.two = false;
+        let newest: BTreeMap<u32, u32> = self.outbound.iter().map(|sa| (core(sa.inbound_spi), sa.inbound_spi)).collect();
+        newest.into_values().for_each(|spi| self.activate(spi));
     }
 
     /// The pair sends no more: the newest one of its core takes over.
