@@ -12,6 +12,7 @@ mod attach;
 mod client;
 mod policies;
 mod prints;
+mod relief;
 mod requests;
 mod sas;
 mod state;
@@ -38,6 +39,7 @@ use crate::worker::desk::{Desk, Letter, Spent};
 use attach::{Attached, Running};
 use client::{Client, Input};
 use policies::Master as Policies;
+use relief::Credit;
 use sas::Master as Sas;
 
 /// What the engine was started with and knows of its kernel.
@@ -63,6 +65,8 @@ pub struct Admin {
     policies: Policies,
     sas: Sas,
     ends: Option<Instant>,
+    /// What engines before this one have counted.
+    credit: Credit,
     /// Since when nobody is there and nothing runs.
     idle_since: Option<Instant>,
     idle_max: Duration,
@@ -88,6 +92,7 @@ impl Admin {
             policies: Policies::default(),
             sas: Sas::new()?,
             ends: None,
+            credit: Credit::default(),
             idle_since: None,
             idle_max: limits::IDLE,
         })
@@ -101,6 +106,10 @@ impl Admin {
     pub fn run(mut self) -> io::Result<()> {
         let mut buffer = vec![0; FRAME_BYTES_MAX + 1];
         loop {
+            // Who was to relieve another and is not told any more has no queue to read, and that other one goes on.
+            if self.running.as_ref().is_some_and(Running::waits) && !self.clients.iter().any(Client::is_writer) {
+                return Ok(());
+            }
             let idle = self.clients.is_empty() && self.running.is_none();
             self.idle_since = self.idle_since.or_else(|| Some(Instant::now())).filter(|_| idle);
             let ends = self.ends.into_iter().chain(self.idle_since.map(|since| since + self.idle_max)).min();

@@ -85,6 +85,10 @@ pub const TICK: Duration = Duration::from_millis(50);
 /// The longest time that the admin thread waits for a core to carry out an order.
 pub const ORDER_PATIENCE: Duration = Duration::from_secs(4);
 
+/// The longest time that what was read of the TUN queues takes to leave, when another engine is to read them: several times what a
+/// socket buffer holds. Packets wait in the queues meanwhile.
+pub const QUIET_PATIENCE: Duration = Duration::from_millis(100);
+
 /// The longest time that a worker takes to set itself up.
 pub const START_PATIENCE: Duration = Duration::from_secs(10);
 

@@ -74,6 +74,9 @@ impl Shell {
         self.serve(ready);
         self.worked = self.core.finish();
         self.dispatch();
+        if !self.core.reads_tun && self.lanes.iter().all(|lane| lane.pending.is_empty()) {
+            self.core.note_quiet();
+        }
         if std::mem::take(&mut self.failed) {
             std::thread::sleep(ERROR_PAUSE);
         }
@@ -85,9 +88,9 @@ impl Shell {
         if worked {
             self.pace.worked(now);
         }
-        let asleep = !worked && self.pace.may_sleep(now) && self.core.announce_sleep();
+        let asleep = !worked && !self.core.is_leaving_tun() && self.pace.may_sleep(now) && self.core.announce_sleep();
         let timeout = if asleep { limits::TICK } else { Duration::ZERO };
-        let (can_read, can_receive) = (self.core.can_read(), self.core.can_receive(limits::PARCEL_FRAMES));
+        let (can_read, can_receive) = (self.core.reads_tun && self.core.can_read(), self.core.can_receive(limits::PARCEL_FRAMES));
         let desk = self.core.desk();
         // A file that must not be read now is watched for nothing.
         let mut interests = File::ALL.map(|file| match (file, self.core.files.get(file)) {
@@ -135,7 +138,7 @@ impl Shell {
 
     /// One TUN read; `false` if there is none, or no room for it.
     fn read(&mut self) -> bool {
-        if !self.core.can_read() {
+        if !self.core.reads_tun || !self.core.can_read() {
             return false;
         }
         let Some(fd) = self.core.files.get(File::Tun) else { return false };

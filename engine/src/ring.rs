@@ -91,6 +91,8 @@ pub struct Shell {
     gather: bool,
     /// A reading request found no buffer since the last sleep.
     short: bool,
+    /// The TUN queue's reading request was told to end.
+    cancelled: bool,
 }
 
 impl Shell {
@@ -110,6 +112,7 @@ impl Shell {
             pace: Pace::new(core.poll, Instant::now()),
             gather: core.gather,
             short: false,
+            cancelled: false,
             uring,
             core,
         }
@@ -132,6 +135,9 @@ impl Shell {
         let worked = self.core.finish();
         self.dispatch();
         self.rearm();
+        if !self.core.reads_tun {
+            self.leave_tun();
+        }
         if self.wait(worked).is_err() {
             // The ring cannot be entered for a moment (no memory): packets wait in their queues.
             std::thread::sleep(ERROR_PAUSE);
@@ -144,7 +150,7 @@ impl Shell {
         if worked {
             self.pace.worked(now);
         }
-        let more = self.can_read() || self.can_receive();
+        let more = self.can_read() || self.can_receive() || self.core.is_leaving_tun();
         if !more && self.pace.may_sleep(now) && self.core.announce_sleep() {
             let least = self.least(now);
             let result = self.uring.enter(Some(&Wait { timeout: limits::TICK, least }));
@@ -191,7 +197,7 @@ impl Shell {
         let reading = &mut self.reading[file.index()];
         reading.armed = false;
         match errno {
-            0 => reading.errors = 0,
+            0 | libc::ECANCELED => reading.errors = 0,
             libc::ENOBUFS => {
                 self.short = true;
                 self.core.note_shortage();
@@ -324,10 +330,28 @@ impl Shell {
         }
     }
 
+    /// Ends the reading of the TUN queue, which is another engine's now or not ours yet, and says when all that was read has left.
+    fn leave_tun(&mut self) {
+        if self.reading[File::Tun.index()].armed {
+            if !std::mem::replace(&mut self.cancelled, true) {
+                self.uring.cancel_read(File::Tun);
+            }
+            return;
+        }
+        self.cancelled = false;
+        let idle = |lane: &Lane| lane.in_flight == 0 && lane.again.is_empty() && lane.pending.is_empty();
+        if self.reads.is_empty() && self.lanes.iter().all(idle) {
+            self.core.note_quiet();
+        }
+    }
+
     /// Asks again for what is no longer being read.
     fn rearm(&mut self) {
         let now = self.core.now();
         for file in File::ALL {
+            if file == File::Tun && !self.core.reads_tun {
+                continue;
+            }
             let reading = &mut self.reading[file.index()];
             let waits = reading.not_before.is_some_and(|at| now < at);
             if !reading.there || reading.armed || waits {

@@ -21,6 +21,35 @@ use crate::sys::uring::File;
 use crate::{plain, ring, sandbox};
 use desk::Desk;
 
+/// Which members of the reuseport group a core reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Set {
+    /// [`Role::Shared4`] and [`Role::Shared6`].
+    First,
+    /// [`Role::Second4`] and [`Role::Second6`].
+    Second,
+}
+
+impl Set {
+    /// As numbered in [`penstock_uapi::request::Start::set`].
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        [Self::First, Self::Second].get(usize::from(number)).copied()
+    }
+
+    /// The part that a descriptor plays for a worker: the set in use is its shared one. `None` if it is only kept open.
+    fn part(self, role: Role) -> Option<Role> {
+        match (self, role) {
+            (_, Role::Ike4 | Role::Ike6 | Role::Listen)
+            | (Self::First, Role::Second4 | Role::Second6)
+            | (Self::Second, Role::Shared4 | Role::Shared6) => None,
+            (Self::Second, Role::Second4) => Some(Role::Shared4),
+            (Self::Second, Role::Second6) => Some(Role::Shared6),
+            (_, role) => Some(role),
+        }
+    }
+}
+
 /// A core's descriptors. The admin thread keeps its own, to hand them back.
 #[derive(Debug)]
 pub struct Files {
@@ -28,13 +57,14 @@ pub struct Files {
 }
 
 impl Files {
-    /// Duplicates of the descriptors attached for one core; of control's own sockets, which are only kept for it, there are none.
+    /// Duplicates of the descriptors attached for one core; of those that are only kept open (control's own sockets, and the set that is
+    /// not `set`) there are none.
     ///
     /// # Errors
     /// If there are no more descriptors.
-    pub fn duplicate(attached: &[(Role, OwnedFd)]) -> std::io::Result<Self> {
-        let used = attached.iter().filter(|(role, _)| !matches!(role, Role::Ike4 | Role::Ike6));
-        let by_role = used.map(|(role, fd)| Ok((*role, fd.try_clone()?))).collect::<std::io::Result<_>>()?;
+    pub fn duplicate(attached: &[(Role, OwnedFd)], set: Set) -> std::io::Result<Self> {
+        let used = attached.iter().filter_map(|(role, fd)| Some((set.part(*role)?, fd)));
+        let by_role = used.map(|(role, fd)| Ok((role, fd.try_clone()?))).collect::<std::io::Result<_>>()?;
         Ok(Self { by_role })
     }
 
@@ -80,6 +110,8 @@ pub struct Plan {
     pub poll: Duration,
     /// Drop what waits in the TUN queue already.
     pub drop_stale: bool,
+    /// Read the TUN queue from the start.
+    pub reads_tun: bool,
     /// Lay the stricter system call filter over the thread before packets move.
     pub sandbox: bool,
 }

@@ -15,7 +15,7 @@ use penstock_engine::sys::wait::Bell;
 use penstock_engine::tun::vnet::{Gso, Header};
 use penstock_engine::worker::core::Core;
 use penstock_engine::worker::desk::{Desk, Errand};
-use penstock_engine::worker::{Files, Plan};
+use penstock_engine::worker::{Files, Plan, Set};
 use penstock_engine::{plain, ring};
 use penstock_uapi::request::{InstallInbound, InstallOutbound, Key, Limits, source, switch};
 use penstock_uapi::{Counter, Endpoint, Role, Spi};
@@ -93,7 +93,7 @@ fn counts_nothing(with_ring: bool, gso: bool) {
     let plan = Plan {
         path: Config { core: 0, cores: 1, mtu: 1438, vnet_header_bytes: VNET_BYTES, uso: true, pairs_max: 64 },
         cpu: 0,
-        files: Files::duplicate(&attached).expect("descriptors"),
+        files: Files::duplicate(&attached, Set::First).expect("descriptors"),
         desk: Arc::clone(&desk),
         mail: Mailroom::default(),
         epoch: Instant::now(),
@@ -103,6 +103,7 @@ fn counts_nothing(with_ring: bool, gso: bool) {
         gso,
         poll: Duration::ZERO,
         drop_stale: false,
+        reads_tun: true,
         sandbox: false,
     };
     let ring = with_ring.then(|| ring::open(&plan).expect("a ring"));

@@ -15,7 +15,7 @@ use crate::path::Config;
 use crate::sandbox;
 use crate::tun::queue;
 use crate::worker::desk::Desk;
-use crate::worker::{self, Files, Plan, Ready};
+use crate::worker::{self, Files, Plan, Ready, Set};
 use crate::{limits, log};
 
 /// What was handed over for one core.
@@ -23,6 +23,14 @@ use crate::{limits, log};
 pub(super) struct Attached {
     pub(super) cpu: u16,
     pub(super) descriptors: Vec<(Role, OwnedFd)>,
+}
+
+impl Attached {
+    /// Whether the second set has all that the first one has.
+    fn has_second(&self) -> bool {
+        let has = |role| self.descriptors.iter().any(|(is, _)| *is == role);
+        has(Role::Second4) == has(Role::Shared4) && has(Role::Second6) == has(Role::Shared6)
+    }
 }
 
 /// One core that runs.
@@ -40,6 +48,13 @@ pub(super) struct Running {
     pub(super) start: Start,
     pub(super) features: u16,
     pub(super) cores: Vec<RunningCore>,
+}
+
+impl Running {
+    /// Another engine reads the TUN queues, and it is not certain that this one ever will.
+    pub(super) fn waits(&self) -> bool {
+        self.start.waits == 1
+    }
 }
 
 impl Admin {
@@ -76,14 +91,16 @@ impl Admin {
             && matches!(start.vnet_header_bytes, 10 | 12)
             && start.generation < 4
             && start.drop_stale < 2
+            && start.waits < 2
             && start.features.get() & !feature::ALL == 0;
-        if !sane || cores == 0 {
-            return Err(Status::Malformed);
+        let set = Set::from_number(start.set).filter(|_| sane && cores > 0).ok_or(Status::Malformed)?;
+        if set == Set::Second && self.attached.iter().flatten().any(|attached| !attached.has_second()) {
+            return Err(Status::Order);
         }
         if cores != self.attached.len() || self.attached.iter().any(Option::is_none) {
             return Err(Status::Order);
         }
-        let running = self.spawn(start, cores).map_err(|error| {
+        let running = self.spawn(start, set, cores).map_err(|error| {
             log::line(format_args!("cannot start: {error}"));
             Status::Unsupported
         })?;
@@ -92,7 +109,7 @@ impl Admin {
         Ok(())
     }
 
-    fn spawn(&self, start: &Start, cores: usize) -> Result<Running, String> {
+    fn spawn(&self, start: &Start, set: Set, cores: usize) -> Result<Running, String> {
         let text = |error: std::io::Error| error.to_string();
         let desks = (0..cores).map(|_| Desk::new(Arc::clone(&self.bell)).map(Arc::new)).collect::<Result<Vec<_>, _>>().map_err(text)?;
         let features = self.options.features & start.features.get();
@@ -109,7 +126,7 @@ impl Admin {
                     pairs_max: limits::PAIRS_PER_CORE,
                 },
                 cpu: attached.cpu,
-                files: Files::duplicate(&attached.descriptors).map_err(text)?,
+                files: Files::duplicate(&attached.descriptors, set).map_err(text)?,
                 desk: Arc::clone(desk),
                 mail,
                 epoch: self.epoch,
@@ -119,6 +136,7 @@ impl Admin {
                 gso: features & feature::GSO != 0,
                 poll: Duration::from_micros(start.poll_us.get().into()),
                 drop_stale: start.drop_stale == 1,
+                reads_tun: start.waits == 0,
                 sandbox: self.options.sandbox.is_some(),
             };
             worker::spawn(plan, sender.clone()).map_err(text)?;
@@ -156,8 +174,8 @@ fn is_as_said(role: Role, fd: &OwnedFd) -> bool {
     let domain = match role {
         Role::Tun => return queue::is_tun(fd),
         Role::Listen => return false,
-        Role::Shared4 | Role::Own4 | Role::Ike4 => Domain::IPV4,
-        Role::Shared6 | Role::Own6 | Role::Ike6 => Domain::IPV6,
+        Role::Shared4 | Role::Second4 | Role::Own4 | Role::Ike4 => Domain::IPV4,
+        Role::Shared6 | Role::Second6 | Role::Own6 | Role::Ike6 => Domain::IPV6,
     };
     let socket = SockRef::from(fd);
     socket.domain().is_ok_and(|is| is == domain)

@@ -1,7 +1,6 @@
 //! From a frame to its answer: who may ask what, and which part of the engine carries it out.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
 
 use penstock_uapi::frame::{self, Frame, HEADER_BYTES};
 use penstock_uapi::reply::{HandBack, Welcome};
@@ -61,6 +60,8 @@ impl Admin {
             _ if !client.is_known() => Err(Status::Order),
             Kind::ReadState => Ok(()),
             _ if !client.is_writer() => Err(Status::NotWriter),
+            // Until then packets come, and it may be told to end sooner.
+            Kind::Inject | Kind::Shutdown => Ok(()),
             _ if self.ends.is_some() => Err(Status::Order),
             _ => Ok(()),
         }
@@ -90,6 +91,9 @@ impl Admin {
                 self.inject(inject, tail)
             }
             Kind::Shutdown => self.shutdown(body(frame)?),
+            Kind::TakeQueues => self.take_queues(body(frame)?),
+            Kind::CoreState => self.credit.add_core(body(frame)?),
+            Kind::PolicyState => self.credit.add_policy(body(frame)?),
             // Answers and events are not for us to hear.
             _ => Err(Status::Malformed),
         }
@@ -133,7 +137,7 @@ impl Admin {
             age_ms: U64::new(self.now_ms()),
             protections: U16::new(level.protections),
             landlock: level.landlock,
-            reserved: 0,
+            set: start.map_or(0, |start| start.set),
         };
         let Self { clients, attached, listener, .. } = self;
         let hand_backs = if hands_back { hand_backs(attached, listener) } else { Vec::new() };
@@ -146,16 +150,6 @@ impl Admin {
             let borrowed: Vec<_> = descriptors.iter().map(|fd| fd.as_fd()).collect();
             client.send(frame::encode(status(number + 1), request, &hand_back, &[]), &borrowed);
         }
-    }
-
-    fn shutdown(&mut self, shutdown: &penstock_uapi::request::Shutdown) -> Outcome {
-        let drain_ms = u64::from(shutdown.drain_ms.get());
-        for spi in self.sas.spis() {
-            // One that is ending already ends no later than it would have.
-            let _ = self.end_pair(spi, drain_ms);
-        }
-        self.ends = Some(Instant::now() + Duration::from_millis(drain_ms));
-        Ok(())
     }
 }
 

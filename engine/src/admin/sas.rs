@@ -103,11 +103,16 @@ impl Master {
 impl Admin {
     /// Gives a core an order and waits until it was carried out, which takes microseconds: cores look between two batches.
     pub(super) fn order(&mut self, core: usize, order: Order) -> Outcome {
+        self.errand(core, Errand::Order(order))
+    }
+
+    /// The same for every errand that is counted.
+    pub(super) fn errand(&mut self, core: usize, errand: Errand) -> Outcome {
         self.hear();
         let running = self.running.as_mut().ok_or(Status::Order)?;
         let running_core = running.cores.get_mut(core).ok_or(Status::Unknown)?;
         let desk = Arc::clone(&running_core.desk);
-        desk.ask(Errand::Order(order)).map_err(|_| Status::Full)?;
+        desk.ask(errand).map_err(|_| Status::Full)?;
         running_core.ordered = running_core.ordered.wrapping_add(1);
         let ordered = running_core.ordered;
         let deadline = Instant::now() + limits::ORDER_PATIENCE;

@@ -23,10 +23,14 @@ impl Admin {
         let mut frames = Vec::new();
         let mut push = |bytes| frames.push(bytes);
         for (number, core) in (0u16..).zip(self.running.iter().flat_map(|running| &running.cores)) {
-            push(more(frame.request, &core_state(number, core)));
+            let mut state = core_state(number, core);
+            self.credit.to_core(&mut state);
+            push(more(frame.request, &state));
         }
         for policy in self.policies.all() {
-            push(more(frame.request, &policy_state(policy, now_ms)));
+            let mut state = policy_state(policy, now_ms);
+            self.credit.to_policy(&mut state);
+            push(more(frame.request, &state));
         }
         for (spi, sa) in self.sas.all() {
             push(more(frame.request, &sa_state(spi, sa, now_ms)));

@@ -175,6 +175,11 @@ impl Mailroom {
         }
     }
 
+    /// Whether everything that was handed to other cores has been taken and has come back.
+    pub fn is_idle(&mut self) -> bool {
+        self.open.is_none() && self.has_room(limits::PARCELS)
+    }
+
     /// Whether another core has put something down.
     pub fn has_mail(&mut self) -> bool {
         self.lines.iter_mut().any(|line| !line.from.is_empty())

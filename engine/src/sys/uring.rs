@@ -1,7 +1,7 @@
 //! A core's io_uring and all the memory that it shares with the kernel, behind a face that is safe to use: a buffer is either
 //! the kernel's or ours, and what is being sent or written is owned by the ring until its completion.
 //!
-//! The ring is created disabled, restricted to five operations on registered files, and then enabled by its thread: whoever takes
+//! The ring is created disabled, restricted to six operations on registered files, and then enabled by its thread: whoever takes
 //! over this process cannot open, connect or create anything through it (a system call filter does not see ring operations).
 #![allow(unsafe_code)]
 
@@ -133,6 +133,7 @@ enum Tag {
     Read(File),
     Send(File, u16),
     Write(u16),
+    Cancel,
 }
 
 impl Tag {
@@ -141,6 +142,7 @@ impl Tag {
             Self::Read(file) => (1, file as u8, 0),
             Self::Send(file, index) => (2, file as u8, index),
             Self::Write(index) => (3, File::Tun as u8, index),
+            Self::Cancel => (4, File::Tun as u8, 0),
         };
         kind << 32 | u64::from(file) << 16 | u64::from(index)
     }
@@ -151,6 +153,7 @@ impl Tag {
             1 => Some(Self::Read(file)),
             2 => Some(Self::Send(file, tag as u16)),
             3 => Some(Self::Write(tag as u16)),
+            4 => Some(Self::Cancel),
             _ => None,
         }
     }
@@ -210,13 +213,20 @@ pub fn builder() -> io_uring::Builder {
     builder
 }
 
-/// Narrows a disabled ring for good to receiving, sending, reading and writing on its registered files, with nothing left to
-/// register, and enables it.
+/// Narrows a disabled ring for good to receiving, sending, reading and writing on its registered files and to ending such a request,
+/// with nothing left to register, and enables it.
 ///
 /// # Errors
 /// If the kernel refuses.
 pub fn restrict(submitter: &io_uring::Submitter<'_>, multishot: bool) -> io::Result<()> {
-    let operations = [opcode::RecvMsg::CODE, opcode::SendMsg::CODE, opcode::Read::CODE, opcode::Write::CODE, opcode::ReadMulti::CODE];
+    let operations = [
+        opcode::RecvMsg::CODE,
+        opcode::SendMsg::CODE,
+        opcode::Read::CODE,
+        opcode::Write::CODE,
+        opcode::AsyncCancel::CODE,
+        opcode::ReadMulti::CODE,
+    ];
     let known = operations.into_iter().filter(|code| multishot || *code != opcode::ReadMulti::CODE);
     let mut allowed: Vec<Restriction> = known.map(Restriction::sqe_op).collect();
     allowed.push(Restriction::sqe_flags_required(Flags::FIXED_FILE.bits()));
@@ -321,6 +331,13 @@ impl Uring {
             _ => opcode::RecvMsgMulti::new(file.fixed(), &raw const *self.shape, self.udp.group()).build(),
         };
         self.push(entry.user_data(Tag::Read(file).pack()));
+    }
+
+    /// Ends what [`Self::read`] asked for: [`Completion::Ended`] comes with `ECANCELED`, or with whatever came first.
+    pub fn cancel_read(&mut self, file: File) {
+        // The flag of a fixed file means nothing here, but the ring takes no request without it.
+        let entry = opcode::AsyncCancel::new(Tag::Read(file).pack()).build().flags(Flags::FIXED_FILE);
+        self.push(entry.user_data(Tag::Cancel.pack()));
     }
 
     /// Whether so many slots with so many parts can go now.
@@ -467,7 +484,7 @@ impl Uring {
                         return Some(completion);
                     }
                 }
-                None => (),
+                Some(Tag::Cancel) | None => (),
             }
         }
     }

@@ -12,7 +12,7 @@ use super::reporter::Reporter;
 use super::{Files, Plan};
 use crate::handoff::mail::{Content, Mailroom, Parcel};
 use crate::limits;
-use crate::path::{Io, Order, Path, Receive};
+use crate::path::{Io, Path, Receive};
 use crate::slots::{Inbox, Outbox, SendSlot, WriteSlot};
 use crate::udp::control::Told;
 
@@ -51,6 +51,8 @@ pub struct Core {
     pub poll: Duration,
     /// Drop what waits in the TUN queue already.
     pub drop_stale: bool,
+    /// The TUN queue is this engine's to read.
+    pub reads_tun: bool,
 }
 
 /// Lends the path what it works with.
@@ -86,6 +88,7 @@ impl Core {
             gather: plan.gather,
             poll: plan.poll.min(limits::POLL_MAX),
             drop_stale: plan.drop_stale,
+            reads_tun: plan.reads_tun,
         }
     }
 
@@ -159,7 +162,15 @@ impl Core {
             let Some(errand) = self.desk.errands.pop() else { return };
             self.worked = true;
             match errand {
-                Errand::Order(order) => self.obey(order),
+                Errand::Order(order) => {
+                    self.path.apply(self.now_ms, order, io!(self));
+                    self.obeyed();
+                }
+                Errand::ReadTun(reads) => {
+                    self.reads_tun = reads;
+                    self.desk.quiet.store(false, Ordering::Relaxed);
+                    self.obeyed();
+                }
                 Errand::Inject(mut parcel) => {
                     // There is room for all of it.
                     let _ = self.unpack(&mut parcel);
@@ -169,8 +180,7 @@ impl Core {
         }
     }
 
-    fn obey(&mut self, order: Order) {
-        self.path.apply(self.now_ms, order, io!(self));
+    fn obeyed(&mut self) {
         let done = self.desk.done.load(Ordering::Relaxed).wrapping_add(1);
         self.desk.done.store(done, Ordering::Release);
         self.reporter.say();
@@ -203,6 +213,23 @@ impl Core {
                 Content::Inbound(receive) => self.path.inbound_handed(self.now_ms, &receive, frame, io!(self)),
             }
         }
+    }
+
+    /// The shell has read and sent all that it had of a TUN queue that it no longer reads. Once the other cores have taken what they were
+    /// handed, the admin thread is told.
+    pub fn note_quiet(&mut self) {
+        if self.desk.quiet.load(Ordering::Relaxed) || !self.mail.is_idle() || self.outbox.ready_count() > 0 {
+            return;
+        }
+        self.desk.quiet.store(true, Ordering::Release);
+        self.reporter.say();
+        self.reporter.flush();
+    }
+
+    /// Whether the admin thread waits for [`Self::note_quiet`]: packets wait with it, so nothing sleeps.
+    #[must_use]
+    pub fn is_leaving_tun(&self) -> bool {
+        !self.reads_tun && !self.desk.quiet.load(Ordering::Relaxed)
     }
 
     /// Whether there is room for what a TUN read can become, here or on its way to another core.

@@ -18,6 +18,8 @@ use crate::tally::Tally;
 pub enum Errand {
     /// An order; counted in [`Desk::done`] when it was carried out.
     Order(Order),
+    /// Whether the TUN queue is to be read; counted like an order. That what was read before has left is said in [`Desk::quiet`].
+    ReadTun(bool),
     /// Frames that control's own socket received.
     Inject(Box<Parcel>),
 }
@@ -61,6 +63,8 @@ pub struct Desk {
     pub parked: AtomicU32,
     /// Packets that wait for an SA now.
     pub waiting: AtomicU32,
+    /// The TUN queue is not read, and everything that was read of it has left.
+    pub quiet: AtomicBool,
     /// Whether the core sleeps.
     pub sleep: Sleep,
     /// Whether it waits for its parcels to come back.
@@ -93,6 +97,7 @@ impl Desk {
             spent: ArrayQueue::new(limits::SPENT),
             parked: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
+            quiet: AtomicBool::new(false),
             sleep: Sleep::default(),
             starved: AtomicBool::new(false),
             bell: Bell::new()?,

@@ -10,5 +10,6 @@ mod client;
 mod device;
 mod hostile;
 mod order;
+mod relief;
 mod site;
 mod traffic;

@@ -74,7 +74,9 @@ fn before_the_start_nothing_can_be_installed() {
         features: U16::new(feature::ALL),
         poll_us: U32::ZERO,
         drop_stale: 0,
-        reserved: [0; 3],
+        set: 0,
+        waits: 0,
+        reserved: 0,
     };
     assert_eq!(client.ask(&start).err(), Some(Status::Order), "nothing attached");
     assert_eq!(client.ask(&Start { mtu: U16::new(10), ..start }).err(), Some(Status::Malformed));

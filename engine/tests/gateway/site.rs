@@ -173,7 +173,9 @@ impl Site {
             features: U16::new(feature::ALL),
             poll_us: U32::new(options.poll_us),
             drop_stale: (options.stale > 0).into(),
-            reserved: [0; 3],
+            set: 0,
+            waits: 0,
+            reserved: 0,
         };
         let sender = namespace.enter(|| UdpSocket::bind(SocketAddr::new(inner(side)[0], 0))).expect("inside").expect("our address");
         for _ in 0..options.stale {

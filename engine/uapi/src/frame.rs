@@ -72,15 +72,17 @@ numbered! {
         Shutdown = 14,
         /// [`crate::request::Redirect`].
         Redirect = 15,
+        /// [`crate::request::TakeQueues`].
+        TakeQueues = 16,
         /// [`crate::reply::Welcome`].
         Welcome = 100,
         /// [`crate::reply::HandBack`], with descriptors.
         HandBack = 101,
         /// An answer without a body.
         Answer = 102,
-        /// [`crate::reply::CoreState`].
+        /// [`crate::reply::CoreState`]; as a request, what an engine before this one has counted.
         CoreState = 103,
-        /// [`crate::reply::PolicyState`].
+        /// [`crate::reply::PolicyState`]; as a request, what an engine before this one has counted.
         PolicyState = 104,
         /// [`crate::reply::SaState`].
         SaState = 105,

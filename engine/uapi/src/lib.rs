@@ -32,7 +32,7 @@ pub use role::Role;
 pub use spi::Spi;
 
 /// The version of these layouts; a hello with another one is refused.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// The most workers one engine runs: the SPI has 8 bits for the core, and a TUN device takes 256 queues.
 pub const CORES_MAX: usize = 256;

@@ -38,8 +38,8 @@ pub struct Welcome {
     pub protections: U16,
     /// The kernel's Landlock ABI, 0 without.
     pub landlock: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// As given at the start.
+    pub set: u8,
 }
 impl Body for Welcome {
     const KIND: Kind = Kind::Welcome;

@@ -65,10 +65,24 @@ pub struct Start {
     pub poll_us: U32,
     /// 1: packets that wait in the TUN queues since before this engine are to be dropped where they are older than a second.
     pub drop_stale: u8,
+    /// Which set of the group's members the workers read: 0 for [`crate::Role::Shared4`] and [`crate::Role::Shared6`], 1 for
+    /// [`crate::Role::Second4`] and [`crate::Role::Second6`]. The others are only kept open.
+    pub set: u8,
+    /// 1: another engine reads the TUN queues until [`TakeQueues`]. If the writer goes before, this engine ends.
+    pub waits: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: u8,
 }
 body!(Start, Start);
+
+/// Tells an engine that was started to wait ([`Start::waits`]) that the TUN queues are its own now.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct TakeQueues {
+    /// Zero.
+    pub reserved: U32,
+}
+body!(TakeQueues, TakeQueues);
 
 /// Bits of [`Start::features`] and [`crate::reply::Welcome::features`].
 pub mod feature {
@@ -333,11 +347,12 @@ pub struct ReadState {
 }
 body!(ReadState, ReadState);
 
-/// Ends the engine after its answer.
+/// Ends the engine. With a time to drain it reads no more of the TUN queues, sends what it has read, ends the outbound SAs, and only then
+/// answers; so another engine may take the queues after the answer. A second one can only make the time shorter.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Shutdown {
-    /// Milliseconds for which inbound SAs go on receiving; outbound ones stop at once.
+    /// Milliseconds for which inbound SAs go on receiving.
     pub drain_ms: U32,
 }
 body!(Shutdown, Shutdown);

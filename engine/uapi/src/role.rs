@@ -23,11 +23,27 @@ pub enum Role {
     Ike4 = 64,
     /// As [`Role::Ike4`], of the IPv6 group.
     Ike6 = 128,
+    /// The core's member of a second set of the IPv4 group. Two engines read a set each while one relieves the other; afterwards the
+    /// engine keeps the set that it does not read open, for the reason of [`Role::Ike4`].
+    Second4 = 256,
+    /// As [`Role::Second4`], of the IPv6 group.
+    Second6 = 512,
 }
 
 impl Role {
     /// All roles in the order in which descriptors travel.
-    pub const ALL: [Self; 8] = [Self::Tun, Self::Shared4, Self::Shared6, Self::Own4, Self::Own6, Self::Listen, Self::Ike4, Self::Ike6];
+    pub const ALL: [Self; 10] = [
+        Self::Tun,
+        Self::Shared4,
+        Self::Shared6,
+        Self::Own4,
+        Self::Own6,
+        Self::Listen,
+        Self::Ike4,
+        Self::Ike6,
+        Self::Second4,
+        Self::Second6,
+    ];
 
     /// The bit of this role.
     #[must_use]
@@ -54,6 +70,8 @@ impl Role {
             Self::Listen => "listen",
             Self::Ike4 => "udp4-ike",
             Self::Ike6 => "udp6-ike",
+            Self::Second4 => "udp4-second",
+            Self::Second6 => "udp6-second",
         }
     }
 }
