@@ -69,11 +69,19 @@ pub enum Command {
     Confirm,
     /// Let the program on disk take control's place, while packets go on.
     Upgrade,
+    /// Let the engine on disk relieve the one that runs.
+    UpgradeEngine,
 }
 
 impl Command {
+    /// How long an answer may take: ten seconds, or as long as thousands of peers may take to agree to new keys.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        if *self == Self::UpgradeEngine { Duration::from_secs(180) } else { Duration::from_secs(10) }
+    }
+
     /// The names of all of them.
-    pub const NAMES: [&str; 7] = ["show", "up", "down", "rekey", "apply", "confirm", "upgrade"];
+    pub const NAMES: [&str; 8] = ["show", "up", "down", "rekey", "apply", "confirm", "upgrade", "upgrade-engine"];
 }
 
 /// A request as it is written.
@@ -115,9 +123,10 @@ impl Request {
             }
             ("confirm", None) => Command::Confirm,
             ("upgrade", None) => Command::Upgrade,
+            ("upgrade-engine", None) => Command::UpgradeEngine,
             ("show", Some(_)) => return misuse("show takes no peer; it always answers with the whole state".into()),
-            ("apply" | "confirm" | "upgrade", Some(_)) => {
-                return misuse("apply, confirm and upgrade take no peer; they are about the whole daemon".into());
+            ("apply" | "confirm" | "upgrade" | "upgrade-engine", Some(_)) => {
+                return misuse("apply, confirm and upgrades take no peer; they are about the whole daemon".into());
             }
             ("up", peer) => Command::Up { peer },
             ("down", peer) => Command::Down { peer },
@@ -139,6 +148,7 @@ impl Request {
             Command::Apply { .. } => ("apply", None),
             Command::Confirm => ("confirm", None),
             Command::Upgrade => ("upgrade", None),
+            Command::UpgradeEngine => ("upgrade-engine", None),
         };
         let (dry_run, confirm) = match self.command {
             Command::Apply { dry_run, confirm } => (dry_run, confirm),
@@ -155,6 +165,19 @@ pub const MISUSE: u8 = 2;
 /// The `code` of a refusal: the answer is no.
 pub const NO: u8 = 1;
 
+/// One engine has relieved another.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relieved {
+    /// The process that ran.
+    pub from: u32,
+    /// The process that runs.
+    pub to: u32,
+    /// How long nobody read the TUN queues, in microseconds; packets waited there.
+    pub pause_us: u64,
+    /// SA pairs that got a successor.
+    pub sas: usize,
+}
+
 /// What the daemon answers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Response {
@@ -168,6 +191,9 @@ pub struct Response {
     /// The answer to `apply`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<Box<Plan>>,
+    /// The answer to `upgrade-engine`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relieved: Option<Relieved>,
     /// One line for people: what was done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -190,6 +216,12 @@ impl Response {
     #[must_use]
     pub fn plan(id: u64, plan: Plan) -> Self {
         Self { id, ok: true, plan: Some(Box::new(plan)), ..Self::default() }
+    }
+
+    /// The answer to `upgrade-engine`.
+    #[must_use]
+    pub fn relieved(id: u64, relieved: Relieved) -> Self {
+        Self { id, ok: true, relieved: Some(relieved), ..Self::default() }
     }
 
     /// Done.
@@ -246,6 +278,7 @@ mod tests {
             Command::Apply { dry_run: false, confirm: Some(Duration::from_secs(30)) },
             Command::Confirm,
             Command::Upgrade,
+            Command::UpgradeEngine,
         ] {
             let request = Request { id: 7, command };
             let line = request.to_line();

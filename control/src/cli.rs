@@ -147,14 +147,18 @@ Examples:
     },
     /// Keep what `apply --confirm` brought into force
     Confirm,
-    /// Let the penstockd on disk take over from the one that runs: no packet is lost, keys are renewed
+    /// Let the program on disk take over from the one that runs: no packet is lost, keys are renewed
     #[command(after_help = "\
-The engine goes on meanwhile. A program that cannot read the configuration does not take over.
-Exit code 1 if it does not, or if the waiting ends first.
+Without a word, and with `control`, it is penstockd; the engine goes on meanwhile. With `engine` it is penstock-engine; penstockd goes on.
+A program that cannot do its work here does not take over, and what runs goes on.
+Exit code 1 if it does not take over, or if the waiting ends first.
 
 Examples:
-  apt-get install --only-upgrade penstock && penstock upgrade")]
+  apt-get install --only-upgrade penstock && penstock upgrade && penstock upgrade engine")]
     Upgrade {
+        /// Which of the two
+        #[arg(value_enum, default_value_t = upgrade::What::Control)]
+        what: upgrade::What,
         /// How many seconds to wait until the peers that were up are up with the new one
         #[arg(long, value_name = "SECONDS", default_value_t = 20)]
         wait: u16,
@@ -262,7 +266,8 @@ fn code(cli: &Cli, streams: &mut Streams<'_>) -> u8 {
         Verb::Down { peer } => order::down(&cli.run_dir, peer.as_deref(), cli.json, streams),
         Verb::Apply { dry_run, confirm } => apply::apply(&cli.run_dir, *dry_run, *confirm, cli.json, streams),
         Verb::Confirm => apply::confirm(&cli.run_dir, cli.json, streams),
-        Verb::Upgrade { wait } => upgrade::run(&cli.run_dir, *wait, cli.json, streams),
+        Verb::Upgrade { what: upgrade::What::Control, wait } => upgrade::control(&cli.run_dir, *wait, cli.json, streams),
+        Verb::Upgrade { what: upgrade::What::Engine, .. } => upgrade::engine(&cli.run_dir, cli.json, streams),
         Verb::Doctor => doctor::run(cli.json, streams),
         Verb::Peer { what: PeerOrder::Rekey { peer, wait } } => order::rekey(&cli.run_dir, peer, *wait, cli.json, streams),
         Verb::Check { file } => check::run(file, cli.json, streams),

@@ -7,6 +7,7 @@
 //! What the engine says is treated as hostile input: a frame that does not parse ends the connection, and nothing it
 //! says can make this process keep more than a bounded number of answers.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use penstock_uapi::frame::Body;
 use penstock_uapi::install;
 use penstock_uapi::reply::{CoreState, HandBack, PolicyState, SaState, Welcome};
 use penstock_uapi::request::{
-    AttachCore, Hello, Inject, MAGIC, Pair, Policy, PolicyBegin, PolicyCommit, PolicyPairs, ReadState, Shutdown, Start,
+    AttachCore, Hello, Inject, MAGIC, Pair, Policy, PolicyBegin, PolicyCommit, PolicyPairs, ReadState, Shutdown, Start, TakeQueues,
 };
 use penstock_uapi::{Endpoint, Kind, Role, Status, VERSION};
 use std::net::SocketAddr;
@@ -89,6 +90,32 @@ pub struct State {
     pub policies: Vec<PolicyState>,
     /// Per pair of SAs.
     pub sas: Vec<SaState>,
+}
+
+impl State {
+    /// Adds what another engine knows that runs beside it.
+    pub fn add(&mut self, other: Self) {
+        let sum = |to: &mut U64, more: U64| *to = U64::new(to.get().saturating_add(more.get()));
+        for core in other.cores {
+            let Some(to) = self.cores.iter_mut().find(|to| to.core == core.core) else { continue };
+            to.counters.iter_mut().zip(core.counters).for_each(|(to, more)| sum(to, more));
+            to.drops.iter_mut().zip(core.drops).for_each(|(to, more)| sum(to, more));
+        }
+        let mut places: HashMap<u32, usize> = HashMap::new();
+        places.extend(self.policies.iter().enumerate().map(|(place, policy)| (policy.policy.get(), place)));
+        for policy in other.policies {
+            let Some(to) = places.get(&policy.policy.get()).and_then(|place| self.policies.get_mut(*place)) else {
+                self.policies.push(policy);
+                continue;
+            };
+            sum(&mut to.outbound_packets, policy.outbound_packets);
+            sum(&mut to.outbound_bytes, policy.outbound_bytes);
+            sum(&mut to.inbound_packets, policy.inbound_packets);
+            sum(&mut to.inbound_bytes, policy.inbound_bytes);
+            to.idle_ms = to.idle_ms.min(policy.idle_ms);
+        }
+        self.sas.extend(other.sas);
+    }
 }
 
 /// One policy as the engine is to have it.
@@ -208,6 +235,28 @@ impl Client {
     pub async fn shutdown(&self, drain: Duration) -> Result<(), EngineError> {
         let drain_ms = U32::new(u32::try_from(drain.as_millis()).unwrap_or(u32::MAX));
         self.request(&Shutdown { drain_ms }, &[], &[]).await.map(drop)
+    }
+
+    /// Tells an engine that was started to wait that the TUN queues are its own.
+    ///
+    /// # Errors
+    /// As the engine's.
+    pub async fn take_queues(&self) -> Result<(), EngineError> {
+        self.request(&TakeQueues { reserved: U32::ZERO }, &[], &[]).await.map(drop)
+    }
+
+    /// Has an engine add to its counters what one before it has counted.
+    ///
+    /// # Errors
+    /// As the engine's.
+    pub async fn credit(&self, counted: &State) -> Result<(), EngineError> {
+        for core in &counted.cores {
+            self.request(core, &[], &[]).await?;
+        }
+        for policy in &counted.policies {
+            self.request(policy, &[], &[]).await?;
+        }
+        Ok(())
     }
 
     async fn request<B: Body>(&self, body: &B, tail: &[u8], fds: &[BorrowedFd<'_>]) -> Result<Vec<Answer>, EngineError> {

@@ -5,6 +5,8 @@
 //!   control ──► launcher   'E': start an engine; what is left of an earlier one is ended first    'U': try the program on disk
 //!   launcher ──► control   's': it is started    'f': it cannot be    'x': it has ended    'T': end cleanly
 //!                          'R': reload    'u': the program on disk works: leave, it takes over    'n': it does not
+//!   control ──► launcher   'N': start an engine beside the one that runs    'S': it takes that one's place, which ends by itself
+//!   launcher ──► control   'g': it cannot be started, or has ended    'w': it is found where engines are
 //! ```
 //! Control that leaves for a newer program of itself is replaced at once. Control that dies without having meant to is started again and adopts the engine, which went on. Control that
 //! loses the launcher leaves at once without touching anything: whoever starts Penstock next adopts the engine too.
@@ -32,6 +34,14 @@ pub(crate) const ENGINE_STARTED: u8 = b's';
 pub(crate) const ENGINE_FAILED: u8 = b'f';
 /// Launcher to control: the engine has ended.
 pub(crate) const ENGINE_ENDED: u8 = b'x';
+/// Control to launcher: start an engine beside the one that runs.
+pub(crate) const START_NEXT: u8 = b'N';
+/// Launcher to control: that one cannot be started, or has ended before it took the other's place.
+pub(crate) const NEXT_GONE: u8 = b'g';
+/// Control to launcher: it takes the place of the one that runs, which will end by itself.
+pub(crate) const RELIEVE_ENGINE: u8 = b'S';
+/// Launcher to control: whoever asks for the engine finds the new one.
+pub(crate) const ENGINE_RELIEVED: u8 = b'w';
 /// Control to launcher: see whether the program on disk could take over.
 pub(crate) const TRY_PROGRAM: u8 = b'U';
 /// Launcher to control: it could.
@@ -90,6 +100,11 @@ impl Options {
         self.run_dir.join("engine.sock")
     }
 
+    /// The socket of an engine that is to relieve another.
+    pub(crate) fn next_engine_socket(&self) -> PathBuf {
+        self.run_dir.join("engine-next.sock")
+    }
+
     /// Our own socket.
     #[must_use]
     pub fn control_socket(&self) -> PathBuf {
@@ -133,7 +148,7 @@ async fn supervise(options: &Options) -> io::Result<u8> {
     let _only = only::claim().await?;
     // Noted now: the name of a running program that is replaced on disk leads nowhere.
     let program = std::env::current_exe()?;
-    let mut launcher = Launcher { options, program, engine: None };
+    let mut launcher = Launcher { options, program, engine: None, next: None, leaving: None };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -156,6 +171,15 @@ async fn supervise(options: &Options) -> io::Result<u8> {
                     let level = if status.success() { log::Level::Info } else { log::Level::Error };
                     log::line(level, "engine-ended", &[("status", &status)]);
                     let _ = link.write_all(&[ENGINE_ENDED]).await;
+                }
+                status = ended(&mut launcher.next) => {
+                    launcher.next = None;
+                    log::warning("next-engine-ended", &[("status", &status)]);
+                    let _ = link.write_all(&[NEXT_GONE]).await;
+                }
+                status = ended(&mut launcher.leaving) => {
+                    launcher.leaving = None;
+                    log::info("relieved-engine-ended", &[("status", &status)]);
                 }
                 _ = terminate.recv() => ending = tell_to_end(&mut link).await,
                 _ = interrupt.recv() => ending = tell_to_end(&mut link).await,
@@ -198,10 +222,22 @@ async fn ended(engine: &mut Option<Child>) -> ExitStatus {
     std::future::pending().await
 }
 
+/// Ends an engine that is of no use any more.
+async fn kill(engine: Option<Child>) {
+    if let Some(mut engine) = engine {
+        // It may have ended already.
+        let _ = engine.kill().await;
+    }
+}
+
 struct Launcher<'a> {
     options: &'a Options,
     program: PathBuf,
     engine: Option<Child>,
+    /// To relieve it.
+    next: Option<Child>,
+    /// Relieved, and about to end.
+    leaving: Option<Child>,
 }
 
 impl Launcher<'_> {
@@ -224,8 +260,18 @@ impl Launcher<'_> {
             // Control that is gone meanwhile is noticed by the next wait.
             let _ = link.write_all(&[answer]).await;
         }
+        if orders.contains(&START_NEXT) {
+            self.start_next(link).await;
+        }
+        if orders.contains(&RELIEVE_ENGINE) {
+            self.relieve(link).await;
+        }
         if !orders.contains(&START_ENGINE) {
             return;
+        }
+        // Whatever had been begun: there is to be one engine.
+        for other in [self.next.take(), self.leaving.take()] {
+            kill(other).await;
         }
         // Control orders only when no engine answers: what is left of the last one is dying, or hangs.
         if let Some(mut old) = self.engine.take()
@@ -234,18 +280,45 @@ impl Launcher<'_> {
             log::warning("engine-killed", &[("reason", &"it did not answer any more")]);
             let _ = old.kill().await;
         }
-        let answer = match self.start_engine() {
-            Ok(child) => {
-                self.engine = Some(child);
-                ENGINE_STARTED
+        self.engine = self.try_start(&self.options.engine_socket());
+        let answer = if self.engine.is_some() { ENGINE_STARTED } else { ENGINE_FAILED };
+        // Control that is gone meanwhile is noticed by the next wait.
+        let _ = link.write_all(&[answer]).await;
+    }
+
+    /// Starts an engine; the log says why not.
+    fn try_start(&self, path: &Path) -> Option<Child> {
+        let started = self.start_engine(path);
+        if let Err(error) = &started {
+            let program = self.options.engine_program(&self.program);
+            log::error("engine-not-started", &[("program", &program.display()), ("reason", error)]);
+        }
+        started.ok()
+    }
+
+    async fn start_next(&mut self, link: &mut UnixStream) {
+        kill(self.next.take()).await;
+        self.next = self.try_start(&self.options.next_engine_socket());
+        if self.next.is_none() {
+            let _ = link.write_all(&[NEXT_GONE]).await;
+        }
+    }
+
+    /// From now on whoever asks for the engine finds the new one; the old one is left to end by itself.
+    async fn relieve(&mut self, link: &mut UnixStream) {
+        let answer = match std::fs::rename(self.options.next_engine_socket(), self.options.engine_socket()) {
+            Ok(()) if self.next.is_some() => {
+                kill(self.leaving.take()).await;
+                self.leaving = self.engine.take();
+                self.engine = self.next.take();
+                ENGINE_RELIEVED
             }
+            Ok(()) => NEXT_GONE,
             Err(error) => {
-                let program = self.options.engine_program(&self.program);
-                log::error("engine-not-started", &[("program", &program.display()), ("reason", &error)]);
-                ENGINE_FAILED
+                log::error("engine-not-relieved", &[("reason", &error)]);
+                NEXT_GONE
             }
         };
-        // Control that is gone meanwhile is noticed by the next wait.
         let _ = link.write_all(&[answer]).await;
     }
 
@@ -266,18 +339,17 @@ impl Launcher<'_> {
 
     /// Starts an engine with a fresh socket to listen on. Nobody else keeps that socket: it answers only as long as
     /// the engine lives.
-    fn start_engine(&self) -> io::Result<Child> {
-        let path = self.options.engine_socket();
+    fn start_engine(&self, path: &Path) -> io::Result<Child> {
         make_directory(&self.options.run_dir)?;
         let jail = self.options.run_dir.join("jail");
         make_directory(&jail)?;
-        match std::fs::remove_file(&path) {
+        match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => (),
         }
         let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
-        socket.bind(&SockAddr::unix(&path)?)?;
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+        socket.bind(&SockAddr::unix(path)?)?;
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
         // The engine itself listens: until then whoever connects is refused, and after it SO_PEERCRED names the engine.
         socket.set_cloexec(false)?;
         let mut command = Command::new(self.options.engine_program(&self.program));
@@ -296,6 +368,9 @@ impl Launcher<'_> {
 
     /// Control ended on purpose: after a clean stop its engine ends too, else it goes on for the next start.
     async fn finish(&mut self, code: i32) {
+        for other in [self.next.take(), self.leaving.take()] {
+            kill(other).await;
+        }
         let Some(engine) = self.engine.as_mut().filter(|_| code == 0) else { return };
         if tokio::time::timeout(ENGINE_PATIENCE, engine.wait()).await.is_err() {
             log::warning("engine-killed", &[("reason", &"it did not end when told to")]);

@@ -3,7 +3,8 @@
 //! ```text
 //!   port 4500 ─► group, steered by SPI ─┬─ 0: control (IKE)        own ports ─┬─ core 0
 //!   (one group for IPv4, one for IPv6)  ├─ 1: core 0                          └─ core 1
-//!                                       └─ 2: core 1
+//!                                       ├─ 2: core 1
+//!                                       └─ 3, 4: cores 0 and 1 of an engine that relieves another
 //! ```
 //! The first member binds without SO_REUSEPORT and sets it afterwards: so a port in use is noticed, although a
 //! second program of the same user could otherwise join the group unseen.
@@ -16,7 +17,8 @@ use std::time::{Duration, Instant};
 use penstock_uapi::Role;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{steer, sys};
+use crate::steer::Steering;
+use crate::sys;
 
 pub mod ike;
 
@@ -141,19 +143,53 @@ fn family(plan: &Plan, ip: IpAddr) -> Result<Family, SocketError> {
     // Before the group's program has picked a member, the kernel asks one that it finds by the hash of addresses and ports whether it
     // may merge (net/ipv4/udp_offload.c, `udp4_gro_lookup_skb`): a member that says no spoils it for all packets of that peer.
     merging(plan, &ike).map_err(|error| SocketError::Other { what: "set up", address, error })?;
-    let own_address = SocketAddr::new(ip, 0);
-    let shared = (0..plan.cores).map(|_| bound(plan, address, BIND_PATIENCE, true)).collect::<Result<Vec<_>, _>>()?;
-    let own = (0..plan.cores).map(|_| bound(plan, own_address, BIND_PATIENCE, false)).collect::<Result<Vec<_>, _>>()?;
-    for socket in shared.iter().chain(&own) {
-        for_packets(plan, socket).map_err(|error| SocketError::Other { what: "set up", address, error })?;
-    }
-    sys::attach_reuseport_filter(ike.as_fd(), &mut steer::program(plan.cores)).map_err(|error| SocketError::Other {
-        what: "steer",
-        address,
-        error,
-    })?;
-    let descriptors = |sockets: Vec<Socket>| sockets.into_iter().map(OwnedFd::from).collect();
-    Ok(Family { ike: ike.into(), shared: descriptors(shared), own: descriptors(own) })
+    let shared = shared(plan, address)?;
+    let own = own(plan, ip)?;
+    let steering = Steering { cores: plan.cores, set: 0, relief: None };
+    steer(ike.as_fd(), steering).map_err(|error| SocketError::Other { what: "steer", address, error })?;
+    Ok(Family { ike: ike.into(), shared, own })
+}
+
+/// A set of members for the group of this address, one a core.
+fn shared(plan: &Plan, address: SocketAddr) -> Result<Vec<OwnedFd>, SocketError> {
+    (0..plan.cores).map(|_| of_core(plan, address, true)).collect()
+}
+
+/// A socket with a source port of its own for each core.
+fn own(plan: &Plan, ip: IpAddr) -> Result<Vec<OwnedFd>, SocketError> {
+    (0..plan.cores).map(|_| of_core(plan, SocketAddr::new(ip, 0), false)).collect()
+}
+
+fn of_core(plan: &Plan, address: SocketAddr, share: bool) -> Result<OwnedFd, SocketError> {
+    let socket = bound(plan, address, BIND_PATIENCE, share)?;
+    for_packets(plan, &socket).map_err(|error| SocketError::Other { what: "set up", address, error })?;
+    Ok(socket.into())
+}
+
+/// What an engine that relieves another needs of a family.
+#[derive(Debug)]
+pub struct Reliefs {
+    /// A second set of members of the group, one a core; none if there is one already.
+    pub shared: Option<Vec<OwnedFd>>,
+    /// Sockets with source ports of their own, one a core.
+    pub own: Vec<OwnedFd>,
+}
+
+/// Opens further sockets beside those of [`open`]: source ports of their own, and a second set of members if `shared`.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn open_further(plan: &Plan, ip: IpAddr, shared: bool) -> Result<Reliefs, SocketError> {
+    let address = SocketAddr::new(ip, plan.port);
+    Ok(Reliefs { shared: shared.then(|| self::shared(plan, address)).transpose()?, own: own(plan, ip)? })
+}
+
+/// Says which member of the group gets what; `ike` is any member.
+///
+/// # Errors
+/// If the kernel refuses.
+pub(crate) fn steer(ike: BorrowedFd<'_>, steering: Steering) -> io::Result<()> {
+    sys::attach_reuseport_filter(ike, &mut steering.program())
 }
 
 fn reuse_port(socket: &Socket, address: SocketAddr) -> Result<(), SocketError> {
@@ -224,7 +260,7 @@ pub fn verify(role: Role, port: u16, fd: BorrowedFd<'_>) -> Result<(), SocketErr
     let foreign = |found: String| SocketError::Foreign { role: role.name(), port, found };
     let read = |name| sys::option(fd, libc::SOL_SOCKET, name).map_err(|error| foreign(error.to_string()));
     let (domain, protocol) = (read(libc::SO_DOMAIN)?, read(libc::SO_PROTOCOL)?);
-    let v6 = matches!(role, Role::Shared6 | Role::Own6 | Role::Ike6);
+    let v6 = matches!(role, Role::Shared6 | Role::Second6 | Role::Own6 | Role::Ike6);
     if protocol != libc::IPPROTO_UDP || domain != if v6 { libc::AF_INET6 } else { libc::AF_INET } {
         return Err(foreign(format!("domain {domain}, protocol {protocol}")));
     }
@@ -248,6 +284,7 @@ mod tests {
     use penstock_uapi::{Role, Spi};
 
     use super::{Plan, SocketError};
+    use crate::steer::Steering;
 
     /// Needs no right: without a mark and forced buffers the group is the same.
     fn group(cores: u16) -> Option<(u16, super::Family)> {
@@ -285,6 +322,43 @@ mod tests {
             let mut buffer = [0; 64];
             let length = members[member].recv(&mut buffer).unwrap_or_else(|e| panic!("{bytes:?} at {member}: {e}"));
             assert_eq!(&buffer[..length], bytes);
+        }
+    }
+
+    #[test]
+    fn while_one_engine_relieves_another_the_generation_says_which_set_it_is() {
+        let Some((port, family)) = group(2) else { return };
+        let plan = Plan { port, v4: Some(Ipv4Addr::LOCALHOST), v6: None, mark: 1, cores: 2, gro: false };
+        let second = super::open_further(&plan, Ipv4Addr::LOCALHOST.into(), true).expect("further members").shared.expect("a set");
+        let ike = family.ike.try_clone().expect("a descriptor");
+        let members: Vec<UdpSocket> = std::iter::once(family.ike).chain(family.shared).chain(second).map(UdpSocket::from).collect();
+        for member in &members {
+            member.set_nonblocking(false).expect("a socket");
+            member.set_read_timeout(Some(Duration::from_millis(500))).expect("a socket");
+        }
+        let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let spi = |generation: u8, core: u8| Spi::compose(77, generation, core).expect("not zero").value();
+        let entrance = |generation: u8, at: u8| Spi::compose_with_entrance(77, generation, 1, at).value();
+        let both = Steering { cores: 2, set: 0, relief: Some((2, 1)) };
+        let after = Steering { cores: 2, set: 1, relief: None };
+        let cases = [
+            (both, spi(1, 0), 1),
+            (both, spi(1, 1), 2),
+            (both, spi(2, 0), 3),
+            (both, spi(2, 1), 4),
+            (both, entrance(2, 0), 3),
+            (both, entrance(1, 0), 1),
+            (both, 0, 0),
+            (after, spi(1, 0), 3),
+            (after, spi(2, 1), 4),
+            (after, 0, 0),
+        ];
+        for (steering, spi, member) in cases {
+            super::steer(ike.as_fd(), steering).expect("a program");
+            let bytes = [spi.to_be_bytes(), [0, 0, 0, 1]].concat();
+            sender.send_to(&bytes, ("127.0.0.1", port)).expect("sent");
+            let mut buffer = [0; 64];
+            members[member].recv(&mut buffer).unwrap_or_else(|error| panic!("{spi:08x} at {member} with {steering:?}: {error}"));
         }
     }
 

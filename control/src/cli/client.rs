@@ -36,8 +36,7 @@ impl Client {
             )
         };
         let stream = UnixStream::connect(&path).map_err(|error| unreachable(&error))?;
-        let limits = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
-        limits.map_err(|error| unreachable(&error))?;
+        stream.set_write_timeout(Some(PATIENCE)).map_err(|error| unreachable(&error))?;
         Ok(Self { stream: BufReader::new(stream), next: 1 })
     }
 
@@ -53,12 +52,14 @@ impl Client {
 
     /// Asks, and gives the answer, be it yes or no.
     pub(super) fn exchange(&mut self, command: Command) -> Result<Response, Failure> {
+        let patience = command.patience();
         let request = Request { id: self.next, command };
         self.next += 1;
+        self.stream.get_ref().set_read_timeout(Some(patience)).map_err(|error| Failure::error(error.to_string()))?;
         let line = self.send(&request).map_err(|error| {
             let reason = match error.kind() {
                 ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-                    format!("penstockd has not answered for {} s; look at its log", PATIENCE.as_secs())
+                    format!("penstockd has not answered for {} s; look at its log", patience.as_secs())
                 }
                 ErrorKind::UnexpectedEof => "penstockd hung up; look at its log".into(),
                 _ => format!("penstockd does not answer: {error}"),

@@ -1,4 +1,4 @@
-//! `penstock upgrade`: another control, the same engine.
+//! `penstock upgrade`: another control and the same engine, or another engine and the same control.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,7 +8,16 @@ use serde_json::json;
 
 use super::client::Client;
 use super::{Failure, NO, Streams, YES};
-use crate::admin::{Command, PeerState, SCHEMA, State};
+use crate::admin::{Command, PeerState, Relieved, SCHEMA, State};
+
+/// What is to be upgraded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum What {
+    /// penstockd
+    Control,
+    /// penstock-engine
+    Engine,
+}
 
 /// How often to look whether the new one is there.
 const LOOK: Duration = Duration::from_millis(100);
@@ -18,7 +27,7 @@ fn held(state: &State) -> BTreeSet<&str> {
     state.peers.iter().filter(|peer| peer.state == PeerState::Up && peer.ike.is_some()).map(|peer| peer.name.as_str()).collect()
 }
 
-pub(super) fn run(run_dir: &Path, wait: u16, json: bool, streams: &mut Streams<'_>) -> Result<u8, Failure> {
+pub(super) fn control(run_dir: &Path, wait: u16, json: bool, streams: &mut Streams<'_>) -> Result<u8, Failure> {
     let mut client = Client::connect(run_dir)?;
     let before = client.state()?;
     client.ask(Command::Upgrade)?;
@@ -50,4 +59,19 @@ pub(super) fn run(run_dir: &Path, wait: u16, json: bool, streams: &mut Streams<'
         }
     }
     Ok(if done { YES } else { NO })
+}
+
+/// The daemon answers when the queues have changed hands.
+pub(super) fn engine(run_dir: &Path, json: bool, streams: &mut Streams<'_>) -> Result<u8, Failure> {
+    let mut client = Client::connect(run_dir)?;
+    let relieved = client.ask(Command::UpgradeEngine)?.relieved.unwrap_or_default();
+    let Relieved { from, to, pause_us, sas } = &relieved;
+    if json {
+        let (from, to) = (json!({ "pid": from }), json!({ "pid": to }));
+        streams.json(&json!({ "schema": SCHEMA, "ok": true, "from": from, "to": to, "pause_us": pause_us, "sas": sas }))?;
+    } else {
+        let pause = Duration::from_micros(*pause_us);
+        streams.answer_line(&format!("engine {from} is relieved by {to}: packets waited {pause:.1?}, {sas} SA pairs have successors"))?;
+    }
+    Ok(YES)
 }

@@ -85,13 +85,13 @@ async fn answer(line: &str, asked: &mpsc::Sender<Asked>) -> Response {
         Ok(request) => request,
         Err(refusal) => return refusal,
     };
-    let id = request.id;
+    let (id, patience) = (request.id, request.command.patience());
     let (sender, receiver) = oneshot::channel();
     let exchange = async {
         asked.send((request, sender)).await.ok()?;
         receiver.await.ok()
     };
-    let answered = tokio::time::timeout(PATIENCE, exchange).await.ok().flatten();
+    let answered = tokio::time::timeout(patience, exchange).await.ok().flatten();
     answered.unwrap_or_else(|| Response::refused(id, NO, "the daemon is ending or does not answer in time"))
 }
 

@@ -5,7 +5,10 @@ use std::os::fd::OwnedFd;
 
 use tokio::net::UnixStream;
 
-use crate::launcher::{END, ENGINE_ENDED, ENGINE_FAILED, ENGINE_STARTED, PROGRAM_FAILS, PROGRAM_WORKS, RELOAD, START_ENGINE, TRY_PROGRAM};
+use crate::launcher::{
+    END, ENGINE_ENDED, ENGINE_FAILED, ENGINE_RELIEVED, ENGINE_STARTED, NEXT_GONE, PROGRAM_FAILS, PROGRAM_WORKS, RELIEVE_ENGINE, RELOAD,
+    START_ENGINE, START_NEXT, TRY_PROGRAM,
+};
 
 /// What the launcher says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +27,10 @@ pub(super) enum Word {
     EngineFailed,
     /// The engine has ended.
     EngineEnded,
+    /// The engine that was to relieve another cannot be started, or has ended.
+    NextGone,
+    /// The one that is to relieve another is found where engines are.
+    EngineRelieved,
     /// The launcher is gone: leave at once, so that the next start can adopt the engine.
     Gone,
 }
@@ -46,6 +53,16 @@ impl Link {
         self.stream.try_write(&[START_ENGINE]).map(drop)
     }
 
+    /// Orders an engine beside the one that runs.
+    pub(super) fn start_next(&self) -> io::Result<()> {
+        self.stream.try_write(&[START_NEXT]).map(drop)
+    }
+
+    /// Has that one take the place of the one that runs.
+    pub(super) fn relieve_engine(&self) -> io::Result<()> {
+        self.stream.try_write(&[RELIEVE_ENGINE]).map(drop)
+    }
+
     /// Asks whether the program on disk could take over.
     pub(super) fn try_program(&self) -> io::Result<()> {
         self.stream.try_write(&[TRY_PROGRAM]).map(drop)
@@ -66,6 +83,8 @@ impl Link {
                 Ok(1) if byte == [ENGINE_STARTED] => return Word::EngineStarted,
                 Ok(1) if byte == [ENGINE_FAILED] => return Word::EngineFailed,
                 Ok(1) if byte == [ENGINE_ENDED] => return Word::EngineEnded,
+                Ok(1) if byte == [NEXT_GONE] => return Word::NextGone,
+                Ok(1) if byte == [ENGINE_RELIEVED] => return Word::EngineRelieved,
                 Ok(1) => (),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
                 _ => return Word::Gone,

@@ -70,7 +70,7 @@ pub(super) async fn prepare(config: &Config, options: &Options, link: &Link) -> 
         if cores.is_empty() {
             return fresh(config, options, link, netlink, here, features, Some(engine)).await;
         }
-        let devices = Devices::adopt(cores, &config.interface.name, config.site.port)?;
+        let devices = Devices::adopt(cores, engine.welcome.set, &config.interface.name, config.site.port)?;
         let plan = site::netlink(config, engine.welcome.mtu.get(), &here);
         netlink.apply(&plan).await.map_err(failed)?;
         log::info("engine-adopted", &[("pid", &engine.welcome.pid), ("cores", &devices.count()), ("age_ms", &engine.welcome.age_ms)]);
@@ -188,7 +188,7 @@ async fn fresh(
             Some(engine) => engine,
             None => order(options, link).await?,
         };
-        hand_over(config, &engine, &devices, plan.mtu, features, 0, false).await?;
+        hand_over(config, &engine, &devices, plan.mtu, features, 0, Begin::AtOnce).await?;
         warn_of_strict_filter(config);
         Ok(engine)
     };
@@ -291,9 +291,20 @@ async fn no_engine(link: &Link) -> Stop {
             // The last word about the engine before this one.
             Word::EngineEnded => (),
             // The configuration was read a moment ago, and nobody has asked about programs.
-            Word::Reload | Word::ProgramWorks | Word::ProgramFails => (),
+            Word::Reload | Word::ProgramWorks | Word::ProgramFails | Word::NextGone | Word::EngineRelieved => (),
         }
     }
+}
+
+/// When an engine reads the TUN queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Begin {
+    /// At once.
+    AtOnce,
+    /// At once, but for what has waited there for too long.
+    WithoutStale,
+    /// When it is told that no other one reads them.
+    WhenTold,
 }
 
 /// Gives an engine all descriptors and starts its cores.
@@ -304,7 +315,7 @@ pub(super) async fn hand_over(
     mtu: u16,
     features: u16,
     generation: u8,
-    drop_stale: bool,
+    begin: Begin,
 ) -> Result<(), Stop> {
     devices.attach(&engine.client).await.map_err(failed)?;
     let start = Start {
@@ -314,8 +325,10 @@ pub(super) async fn hand_over(
         generation,
         features: U16::new(features),
         poll_us: U32::new(config.site.poll_us),
-        drop_stale: drop_stale.into(),
-        reserved: [0; 3],
+        drop_stale: (begin == Begin::WithoutStale).into(),
+        set: devices.set(),
+        waits: (begin == Begin::WhenTold).into(),
+        reserved: 0,
     };
     engine.client.start(&start).await.map_err(failed)?;
     log::info("engine-started", &[("pid", &engine.welcome.pid), ("cores", &devices.count()), ("generation", &generation)]);

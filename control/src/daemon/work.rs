@@ -35,6 +35,7 @@ mod deadline;
 mod liveness;
 mod orders;
 mod outputs;
+mod relief;
 mod reload;
 mod repair;
 mod restart;
@@ -42,6 +43,7 @@ mod upgrade;
 
 use deadline::Deadline;
 use liveness::{Listening, Report};
+use relief::{Home, Relief};
 use reload::Reload;
 use repair::Repair;
 use restart::{Restart, Started};
@@ -83,6 +85,7 @@ enum Happening {
     Asked(Asked),
     Reload(reload::Step),
     Repair(repair::Step),
+    Relief(relief::Happening),
     Time,
     Signal,
 }
@@ -132,6 +135,10 @@ pub(super) struct Work {
     repair: Repair,
     /// A newer program on its way to take over.
     upgrade: Upgrade,
+    /// An engine on its way to relieve the one in use.
+    relief: Relief,
+    /// How many engine lives there were.
+    epochs: u64,
     /// Told to end: what goes down now is no surprise.
     ending: bool,
 
@@ -281,6 +288,8 @@ impl Work {
             resolving: HashMap::new(),
             reload: Reload::default(),
             upgrade: Upgrade::default(),
+            relief: Relief::default(),
+            epochs: 0,
             repair: Repair::new(lost),
             asked,
             signals,
@@ -294,6 +303,12 @@ impl Work {
         work.use_engine(engine);
         work.begin_peers();
         Ok(work)
+    }
+
+    /// A number for another engine life.
+    fn new_epoch(&mut self) -> u64 {
+        self.epochs += 1;
+        self.epochs
     }
 
     fn now(&self) -> u64 {
@@ -368,6 +383,8 @@ impl Work {
                 Happening::Word(Word::ProgramWorks) => return Err(self.relieved().await),
                 Happening::Word(Word::ProgramFails) => self.not_upgraded(),
                 Happening::Word(Word::Reload) => self.reload(reload::Asked::default()),
+                Happening::Word(Word::NextGone) => self.not_relieved("it cannot be started, or has ended; the line above says why"),
+                Happening::Word(Word::EngineRelieved) => self.engine_renamed(),
                 Happening::Word(word) => self.engine_word(word),
                 Happening::Datagram(datagram) => self.receive(datagram),
                 Happening::Engine(Event::Lost) => self.engine_lost(),
@@ -379,6 +396,7 @@ impl Work {
                 Happening::Asked((request, answer)) => self.order(request, answer),
                 Happening::Reload(step) => self.reload_step(step),
                 Happening::Repair(step) => self.repair(step),
+                Happening::Relief(happening) => self.relief_happening(happening),
                 Happening::Time => self.tick(),
             }
         }
@@ -404,6 +422,7 @@ impl Work {
             report = self.listening.report() => Happening::Heard(report),
             step = self.reload.step() => Happening::Reload(step),
             step = self.repair.step() => Happening::Repair(step),
+            happening = self.relief.happening() => Happening::Relief(happening),
             Some(finished) = self.finished.recv() => Happening::Finished(finished),
             Some(datagram) = self.datagrams.recv() => Happening::Datagram(datagram),
             Some(resolved) = self.resolved.recv() => Happening::Resolved(resolved),
@@ -420,7 +439,7 @@ impl Work {
             Kind::Ike(message) => self.receive_ike(from, to, &message),
             // Merged behind an IKE message by the kernel: it belongs to the engine.
             Kind::Esp(packet) => {
-                let client = self.installer.client.clone();
+                let client = self.client_for(packet.first_chunk().map_or(0, |spi| u32::from_be_bytes(*spi)));
                 tokio::task::spawn_local(async move {
                     // ESP may be lost like any packet.
                     let _ = client.inject(from, to, tos, &packet).await;
@@ -443,6 +462,7 @@ impl Work {
         if let Some(restart) = self.restart.take() {
             restart.task.abort();
         }
+        self.end_relief("penstockd is told to end");
         let now = self.now();
         for id in self.ids.clone() {
             self.ike.close(now, id);
@@ -471,7 +491,7 @@ impl Work {
         if !self.config.site.persist {
             self.netlink.remove(&self.plan).await.map_err(failed)?;
         }
-        for socket in [self.options.control_socket(), self.options.engine_socket()] {
+        for socket in [self.options.control_socket(), self.options.engine_socket(), self.options.next_engine_socket()] {
             // It may be gone already.
             let _ = std::fs::remove_file(socket);
         }

@@ -31,6 +31,14 @@ pub fn name_of(pid: u32) -> Option<String> {
     Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned())
 }
 
+/// `kill -9`.
+///
+/// # Errors
+/// If it is gone already.
+pub fn kill(pid: u32) -> std::io::Result<()> {
+    crate::sys::signal(pid, libc::SIGKILL)
+}
+
 /// Children of `pid`, their children and so on, `pid` itself not among them.
 #[must_use]
 pub fn descendants(pid: u32) -> Vec<u32> {

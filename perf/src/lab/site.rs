@@ -39,6 +39,7 @@ pub struct Site {
     folder: PathBuf,
     options: SiteOptions,
     daemon: Option<PathBuf>,
+    engine: Option<PathBuf>,
     children: Vec<Child>,
 }
 
@@ -50,7 +51,8 @@ impl Site {
     pub fn new(name: &str, namespace: &Namespace, options: SiteOptions) -> Result<Self> {
         let alone = namespace.name().ends_with(name);
         let folder = cleanup::new_folder(&if alone { namespace.name().to_owned() } else { format!("{}-{name}", namespace.name()) })?;
-        let site = Self { name: name.into(), namespace: namespace.clone(), folder, options, daemon: None, children: Vec::new() };
+        let site =
+            Self { name: name.into(), namespace: namespace.clone(), folder, options, daemon: None, engine: None, children: Vec::new() };
         fs::create_dir(site.run_dir())?;
         site.write_secrets()?;
         site.write_config(&site.options.config)?;
@@ -85,6 +87,11 @@ impl Site {
         self.daemon = Some(program.to_owned());
     }
 
+    /// Takes this program for `penstock-engine` from the next start on.
+    pub fn use_engine(&mut self, program: &Path) {
+        self.engine = Some(program.to_owned());
+    }
+
     /// Starts `penstockd`, or a second one where an earlier was killed. Its output goes to [`Self::log_path`].
     ///
     /// # Errors
@@ -108,7 +115,7 @@ impl Site {
         let daemon = self.daemon.clone().map_or_else(|| self.binary("penstockd"), Ok)?;
         let mut command = self.namespace.command(daemon);
         command.arg("--config").arg(self.config_path()).arg("--run-dir").arg(self.run_dir());
-        command.arg("--engine").arg(self.binary("penstock-engine")?);
+        command.arg("--engine").arg(self.engine.clone().map_or_else(|| self.binary("penstock-engine"), Ok)?);
         if !self.options.without.is_empty() {
             command.args(["--without", &self.options.without]);
         }

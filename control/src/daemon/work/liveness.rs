@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::super::policies::peer_of;
 use super::Work;
+use super::relief::states;
 use crate::engine::State;
 
 /// Peers that fall silent within this time share one question.
@@ -40,11 +41,11 @@ impl Work {
     }
 
     fn ask_engine(&mut self) {
-        let client = self.installer.client.clone();
+        let clients = self.clients();
         self.listening.asked.get_or_insert_with(|| {
             tokio::task::spawn_local(async move {
                 tokio::time::sleep(GATHER).await;
-                client.state().await.ok()
+                states(clients).await
             })
         });
     }

@@ -4,6 +4,7 @@ use penstock_ike::PeerState;
 use tokio::sync::oneshot;
 
 use super::super::show::{self, Known};
+use super::relief::states;
 use super::{PeerId, Work};
 use crate::admin::{Command, NO, Request, Response};
 
@@ -21,6 +22,7 @@ impl Work {
             }
             Command::Confirm => self.confirm(id),
             Command::Upgrade => return self.upgrade(id, answer),
+            Command::UpgradeEngine => return self.relieve_engine(id, answer),
         };
         // A client that does not wait for the answer has its order carried out all the same.
         let _ = answer.send(response);
@@ -89,12 +91,9 @@ impl Work {
             config_path: self.options.config.display().to_string(),
             rolled_back_in_ms: self.reload.left_ms(),
         };
-        let (config, client) = (self.config.clone(), self.engine.as_ref().map(|engine| engine.client.clone()));
+        let (config, clients) = (self.config.clone(), self.clients());
         tokio::task::spawn_local(async move {
-            let state = match client {
-                Some(client) => client.state().await.ok(),
-                None => None,
-            };
+            let state = states(clients).await;
             let _ = answer.send(Response::show(id, show::state(&config, known, state.as_ref())));
         });
     }

@@ -11,7 +11,7 @@ use zerocopy::little_endian::U32;
 
 use super::super::install::{Finished, NewInbound, key};
 use super::super::policies::peer_of;
-use super::{Event, LOG_PAUSE, PeerId, Status, Work, specified};
+use super::{Event, Home, LOG_PAUSE, PeerId, Status, Work, specified};
 use crate::config::{Peer, SourcePort};
 use crate::log;
 use crate::socket::ike::IkeSocket;
@@ -20,6 +20,9 @@ use crate::socket::ike::IkeSocket;
 /// to delete the old ones, because their IKE SA died with that control. A Penstock stops sending on them about three
 /// seconds after it has the new ones; another peer when it has asked by the old IKE SA in vain, which may take minutes.
 const INHERITED_DRAIN_MS: u32 = 180_000;
+
+/// Why nothing is installed for an SPI of an engine that was relieved.
+const RELIEVED: &str = "its engine was relieved meanwhile";
 
 impl Work {
     /// The configuration of a peer.
@@ -45,7 +48,10 @@ impl Work {
                 let _ = self.socket(from, to).map(|socket| socket.send(&message, specified(from.ip()), to));
             }
             Output::Expect { child, peer, spi } => match Spi::new(spi) {
-                Some(spi) => self.installer.expect(child, peer, spi),
+                Some(own) => match self.home(spi) {
+                    Home::Engine(installer) => installer.expect(child, peer, own),
+                    Home::Relieved => self.ike.install_failed(self.now(), child, RELIEVED),
+                },
                 None => self.ike.install_failed(self.now(), child, "a reserved SPI"),
             },
             Output::InstallInbound { child, peer, spi, keys, selectors } => {
@@ -53,9 +59,13 @@ impl Work {
                 let Some(own) = Spi::new(spi) else { return self.ike.install_failed(self.now(), child, "a reserved SPI") };
                 self.source.spis.insert(spi, peer);
                 let inbound = NewInbound { peer, spi: own, key: key(&keys), window, selectors };
-                self.installer.inbound(child, self.tokens.remove(&child), inbound);
+                let token = self.tokens.remove(&child);
+                match self.home(spi) {
+                    Home::Engine(installer) => installer.inbound(child, token, inbound),
+                    Home::Relieved => self.ike.install_failed(self.now(), child, RELIEVED),
+                }
             }
-            Output::InstallOutbound { child, peer, spi, keys, when, local, remote, fallback, per_core, nat, inbound_spi: _ } => {
+            Output::InstallOutbound { child, peer, spi, keys, when, local, remote, fallback, per_core, nat, inbound_spi } => {
                 let shared_port = self.shares_port(peer, nat);
                 let outbound = Outbound {
                     spi,
@@ -72,12 +82,20 @@ impl Work {
                     limits: Limits::default(),
                     key: key(&keys),
                 };
-                self.installer.outbound(child, self.tokens.remove(&child), outbound);
+                let token = self.tokens.remove(&child);
+                match self.home(inbound_spi) {
+                    Home::Engine(installer) => installer.outbound(child, token, outbound),
+                    Home::Relieved => self.ike.install_failed(self.now(), child, RELIEVED),
+                }
             }
             Output::Redirect { peer, inbound_spi, local, remote, nat, .. } => {
                 let source = if self.shares_port(peer, nat) { source::SHARED } else { source::OWN };
                 let (spi, local) = (U32::new(inbound_spi), endpoint(local));
-                self.installer.redirect(Redirect { spi, source, reserved: [0; 3], local, remote: remote.into() });
+                let redirect = Redirect { spi, source, reserved: [0; 3], local, remote: remote.into() };
+                // A relieved engine sends nothing.
+                if let Home::Engine(installer) = self.home(inbound_spi) {
+                    installer.redirect(redirect);
+                }
             }
             Output::Keepalive { from, to } => {
                 // The next one comes in any case.
@@ -85,7 +103,11 @@ impl Work {
             }
             Output::Retire { child, inbound_spi, drain_ms, .. } => {
                 self.source.release(inbound_spi);
-                self.installer.retire(self.tokens.remove(&child), inbound_spi, drain_ms);
+                let token = self.tokens.remove(&child);
+                // A relieved engine ends all it has.
+                if let Home::Engine(installer) = self.home(inbound_spi) {
+                    installer.retire(token, inbound_spi, drain_ms);
+                }
             }
             Output::Up { peer, inbound_spi, selectors, fallback, replaces, .. } => {
                 self.peer_up(peer);
@@ -157,7 +179,7 @@ impl Work {
     pub(super) fn step_finished(&mut self, finished: Finished) {
         let Finished { epoch, child, result } = finished;
         let now = self.now();
-        if epoch != self.installer.epoch {
+        if !self.knows_epoch(epoch) {
             return self.ike.install_failed(now, child, "it was replaced meanwhile");
         }
         match result {

@@ -186,6 +186,7 @@ impl Work {
                 let left = provisional.until.saturating_duration_since(Instant::now()).as_secs();
                 Some(format!("the last apply waits to be confirmed for {left} s more: penstock confirm, or let it be rolled back"))
             }
+            _ if self.relief.is_busy() && !asked.dry_run => Some("an engine is being relieved; try again in some seconds".to_owned()),
             _ if self.engine.is_none() => Some("no engine runs just now; try again in a moment".to_owned()),
             _ => None,
         };

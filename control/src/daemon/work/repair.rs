@@ -136,6 +136,7 @@ impl Work {
     /// An engine cannot change its queues: it ends, and the next one gets those of the new device.
     fn use_device(&mut self, Made { devices, uso }: Made) {
         log::warning("device-made-again", &[("device", &self.plan.device)]);
+        self.end_relief("the device was lost meanwhile");
         self.devices = Rc::new(devices);
         if !uso {
             self.features &= !feature::USO;

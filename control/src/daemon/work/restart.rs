@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::super::policies::Policies;
-use super::super::setup::{self, Engine};
+use super::super::setup::{self, Begin, Engine};
 use super::{Stop, Word, Work, policy_orders};
 use crate::log;
 
@@ -66,6 +66,7 @@ impl Work {
 
     /// The connection to the engine ended.
     pub(super) fn engine_lost(&mut self) {
+        self.end_relief("the engine in use has ended meanwhile");
         self.engine = None;
         self.engine_report.running = false;
         self.engine_report.reason = Some("the engine ended unexpectedly; its own last line in the log says why".into());
@@ -91,8 +92,8 @@ impl Work {
             tokio::time::sleep(pause).await;
             link.start_engine().map_err(super::failed)?;
             let engine = setup::connect(&path).await?;
-            let stale = lost.elapsed() > STALE;
-            setup::hand_over(&config, &engine, &devices, mtu, features, generation, stale).await?;
+            let begin = if lost.elapsed() > STALE { Begin::WithoutStale } else { Begin::AtOnce };
+            setup::hand_over(&config, &engine, &devices, mtu, features, generation, begin).await?;
             let policies = Policies::new(engine.welcome.policy_generation.get(), orders);
             policies.commit(&engine.client).await.map_err(super::failed)?;
             Ok((engine, policies))
@@ -121,7 +122,7 @@ impl Work {
         self.source.generation = restart.generation;
         self.installer.client = engine.client.clone();
         self.installer.policies = Rc::new(policies);
-        self.installer.epoch += 1;
+        self.installer.epoch = self.new_epoch();
         self.engine_report.starts += 1;
         self.use_engine(engine);
         log::info("engine-replaced", &[("pid", &self.engine_report.pid), ("gap_ms", &restart.lost.elapsed().as_millis())]);

@@ -14,13 +14,22 @@ pub(super) struct Upgrade {
     asked: Option<(u64, oneshot::Sender<Response>)>,
 }
 
+impl Upgrade {
+    /// Whether one is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.asked.is_some()
+    }
+}
+
 impl Work {
     /// Somebody wants the program on disk to take over.
     pub(super) fn upgrade(&mut self, id: u64, answer: oneshot::Sender<Response>) {
         let busy = match () {
-            () if self.upgrade.asked.is_some() => Some("another upgrade is under way".to_owned()),
+            () if self.upgrade.is_busy() => Some("another upgrade is under way".to_owned()),
             // The next control would have the files as they are, and know of no way back.
             () if self.reload.is_busy() => Some("an apply is under way or waits to be confirmed; finish that first".to_owned()),
+            // The next control would not know of it.
+            () if self.relief.is_busy() => Some("an engine is being relieved; try again in some seconds".to_owned()),
             () if self.engine.is_none() => Some("no engine runs just now; try again in a moment".to_owned()),
             () => self.link.try_program().err().map(|error| error.to_string()),
         };
