@@ -91,6 +91,11 @@ fn what_is_taken_back_loses_nothing_and_leaves_nothing() {
         let mut world = busy(seed);
         let before = inbound(&world, WEST);
         carry(&mut world, &before);
+        if seed % 2 == 1 {
+            // Their keys may be used up before it is decided, and the successors get successors.
+            let both = held(&world, WEST);
+            carry(&mut world, &both.difference(&before).copied().collect());
+        }
         world.run(seed * 20);
         world.with_ike(WEST, |now, ike| ike.take_back(now));
         world.sites[WEST].engine.two = false;
@@ -98,6 +103,24 @@ fn what_is_taken_back_loses_nothing_and_leaves_nothing() {
         assert_eq!(inbound(&world, WEST), before, "seed {seed}: the predecessors go on\n{}", world.describe());
         ends_well(&mut world, 3);
     }
+}
+
+#[test]
+fn a_peer_that_wants_to_rekey_what_has_no_successor_yet_is_asked_to_wait() {
+    let mut world = busy(78);
+    let before = inbound(&world, WEST);
+    world.sites[WEST].engine.two = true;
+    world.sites[WEST].ike.hold();
+    let (old, made) = (world.children(EAST)[0].0, world.sites[WEST].ups);
+    let (now, site) = (world.now, &mut world.sites[EAST]);
+    site.ike.rekey_child(now, old, &mut site.source).expect("it begins");
+    world.drain(EAST);
+    world.run(300);
+    assert_eq!((inbound(&world, WEST), world.sites[WEST].ups), (before.clone(), made), "{}", world.describe());
+    carry(&mut world, &before);
+    world.sites[WEST].engine.hand_over();
+    world.with_ike(WEST, |now, ike| ike.let_go(now));
+    ends_well(&mut world, 3);
 }
 
 #[test]

@@ -129,3 +129,62 @@ impl Admin {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use penstock_uapi::reply::{CoreState, PolicyState};
+    use penstock_uapi::{CORES_MAX, Status};
+    use zerocopy::FromZeros;
+    use zerocopy::little_endian::{U16, U32, U64};
+
+    use super::Credit;
+    use crate::limits;
+
+    fn core(number: u16, count: u64) -> CoreState {
+        let mut state = CoreState::new_zeroed();
+        state.core = U16::new(number);
+        (state.counters[0], state.drops[1]) = (U64::new(count), U64::new(count.saturating_mul(2)));
+        state
+    }
+
+    fn policy(number: u32, name: u8, count: u64) -> PolicyState {
+        let mut state = PolicyState::new_zeroed();
+        (state.policy, state.name[0], state.inbound_bytes) = (U32::new(number), name, U64::new(count));
+        state.idle_ms = U64::new(7);
+        state
+    }
+
+    #[test]
+    fn what_engines_before_have_counted_is_added_up() {
+        let mut credit = Credit::default();
+        for count in [5, 6] {
+            credit.add_core(&core(1, count)).expect("a core");
+            credit.add_policy(&policy(3, b'a', count)).expect("a policy");
+        }
+        let mut mine = core(1, 100);
+        credit.to_core(&mut mine);
+        assert_eq!((mine.counters[0].get(), mine.drops[1].get()), (111, 222));
+        let mut others = core(0, 100);
+        credit.to_core(&mut others);
+        assert_eq!(others.counters[0].get(), 100);
+        let mut traffic = policy(3, b'a', 100);
+        credit.to_policy(&mut traffic);
+        assert_eq!((traffic.inbound_bytes.get(), traffic.idle_ms.get()), (111, 7));
+        // Another peer has the number now.
+        let mut traffic = policy(3, b'b', 100);
+        credit.to_policy(&mut traffic);
+        assert_eq!(traffic.inbound_bytes.get(), 100);
+    }
+
+    #[test]
+    fn what_is_kept_of_them_is_bounded() {
+        let mut credit = Credit::default();
+        assert_eq!(credit.add_core(&core(CORES_MAX as u16, 1)), Err(Status::Unknown));
+        let most = limits::POLICIES_MAX as u32;
+        (0..most).for_each(|number| credit.add_policy(&policy(number, b'a', 1)).expect("room"));
+        assert_eq!(credit.add_policy(&policy(most, b'a', 1)), Err(Status::Full));
+        credit.add_policy(&policy(0, b'a', 1)).expect("known already");
+        credit.add_core(&core(0, u64::MAX)).expect("a core");
+        credit.add_core(&core(0, u64::MAX)).expect("no sum that overflows");
+    }
+}
