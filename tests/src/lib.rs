@@ -6,6 +6,7 @@ pub mod cut;
 pub mod esp;
 pub mod host;
 pub mod keys;
+pub mod missed;
 pub mod mixed;
 pub mod nat;
 pub mod natted;

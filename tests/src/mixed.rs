@@ -15,6 +15,7 @@ use anyhow::{Context, Result, ensure};
 use penstock_perf::lab::{Family, Host, Namespace, Site, SiteOptions, Wire, WireOptions, new_psk};
 
 use crate::counters::Counters;
+use crate::missed::Missed;
 use crate::nat::Nat;
 use crate::strongswan::StrongSwan;
 
@@ -218,20 +219,14 @@ impl Mixed {
         &self.config
     }
 
-    /// Packets that strongSwan's kernel has dropped because charon, which encrypts in user space, did not take them in time: at its
-    /// tunnel device, and at its UDP sockets.
+    /// What queues of the kernel on both sides have had no room for.
     ///
     /// # Panics
     /// If the kernel's counters cannot be read.
     #[must_use]
-    pub fn missed_by_charon(&self) -> u64 {
-        let namespace = self.swan.namespace();
-        let device = namespace.device_counters("ipsec0").expect("charon's device").tx_dropped;
-        let snmp = namespace.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp")).expect("the namespace").expect("counters");
-        let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Udp: "));
-        let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
-        let overflow = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "RcvbufErrors");
-        device + overflow.and_then(|(_, value)| value.parse::<u64>().ok()).expect("a counter")
+    pub fn missed(&self) -> Missed {
+        let far = if self.nat.is_some() { "wire1" } else { "wire0" };
+        Missed::read([(self.site[0].namespace(), "pen0", &self.wire.device()), (self.swan.namespace(), "ipsec0", far)])
     }
 
     /// Everything worth seeing when something went wrong.
