@@ -1,6 +1,6 @@
 //! Given two to four sites that all know each other, a network that loses, copies, delays and reorders, links that are cut and
 //! machines that die in the middle, then whatever the seed: both ends have the same keys or neither has them, nothing is left
-//! over, and once the network has healed all are up again.
+//! over, and once the network has healed all are up again. In a third of the lives some sites know RFC 7296 and nothing beyond.
 //!
 //! A failure names its seed; `PENSTOCK_SEED=N cargo test -p penstock-ike --test simulator` runs that one alone, in the same steps.
 
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use lab::engine::{Engine, Packet};
 use lab::{Chance, Source, Wire, peer_config};
-use penstock_ike::{Config, Ike, Level, Output, PeerConfig, PeerId, PeerSnapshot, PeerState, Upkeep};
+use penstock_ike::{Config, Ike, Level, Nat, Output, PeerConfig, PeerId, PeerSnapshot, PeerState, Upkeep};
 
 /// The longest pause between two tries of a peer; after a healing, all are up within three.
 const RETRY_MS: u64 = 60_000;
@@ -21,6 +21,7 @@ const TRAFFIC_MS: u64 = 20;
 
 struct Site {
     ike: Ike,
+    config: Config,
     source: Source,
     /// One for each peer.
     engines: BTreeMap<PeerId, Engine>,
@@ -58,25 +59,42 @@ fn peer(site: usize) -> PeerId {
     PeerId(site as u32)
 }
 
+/// The plain sites of a life: in a third of them at least one.
+fn plain_sites(seed: u64, count: usize) -> BTreeSet<usize> {
+    // A source of its own, so that all else of a life is as without it.
+    let mut chance = Chance::new(seed ^ 0x7296);
+    if !chance.percent(33) {
+        return BTreeSet::new();
+    }
+    let one = chance.below(count as u64) as usize;
+    (0..count).filter(|site| *site == one || chance.percent(25)).collect()
+}
+
 impl Network {
     fn new(seed: u64) -> Self {
         let mut chance = Chance::new(seed ^ 0x5eed);
         let count = 2 + chance.below(3) as usize;
         let address = |site: usize| -> SocketAddr { format!("192.0.2.{}:4500", site + 1).parse().expect("an address") };
         let (per_core, ml_kem, pfs) = (chance.percent(50), chance.percent(50), chance.percent(30));
+        let plain = plain_sites(seed, count);
         let sites = (0..count).map(|own| {
+            let config = Config { plain: plain.contains(&own), ..Config::default() };
+            let (per_core, ml_kem) = (per_core && !config.plain, ml_kem && !config.plain);
+            // A plain site says what its own address is, so it has to know it.
+            let local = config.plain.then(|| address(own).ip());
             let peers = (0..count).filter(|other| *other != own).map(|other| {
                 let (us, them) = (format!("site{own}"), format!("site{other}"));
                 let (ours, theirs) = (format!("10.{own}.0.0/16"), format!("10.{other}.0.0/16"));
                 let upkeep = Upkeep { rekey_child_ms: 2_000 + chance.below(6_000), rekey_ike_ms: 4_000 + chance.below(16_000), pfs };
-                PeerConfig { id: peer(other), per_core, ml_kem, upkeep, ..peer_config(&them, &us, &them, &ours, &theirs, address(other)) }
+                let known = peer_config(&them, &us, &them, &ours, &theirs, address(other));
+                PeerConfig { id: peer(other), per_core, ml_kem, upkeep, local, ..known }
             });
             let peers: Vec<PeerConfig> = peers.collect();
             let mut source = Source { chance: Chance::new(seed * 8 + own as u64), next_spi: 0x1_0000 * (own as u32 + 1), dry: false };
-            let mut ike = Ike::new(Config::default(), 0, &mut source);
+            let mut ike = Ike::new(config.clone(), 0, &mut source);
             peers.iter().for_each(|config| ike.set_peer(0, config.clone()));
             let engines = peers.iter().map(|config| (config.id, Engine::default())).collect();
-            Site { ike, source, engines, peers, address: address(own), dead_until: None, events: vec![] }
+            Site { ike, config, source, engines, peers, address: address(own), dead_until: None, events: vec![] }
         });
         let sites = sites.collect();
         Self {
@@ -109,7 +127,7 @@ impl Network {
             self.keys.extend(&engine.sealed_with);
             *engine = Engine::default();
         }
-        site.ike = Ike::new(Config::default(), self.now, &mut site.source);
+        site.ike = Ike::new(site.config.clone(), self.now, &mut site.source);
         site.peers.iter().for_each(|config| site.ike.set_peer(self.now, config.clone()));
     }
 
@@ -286,6 +304,7 @@ impl Network {
                 assert!(theirs.outbound_keys(outbound, inbound) == ours.inbound_keys(inbound), "keys\n{}", self.describe());
             }
             let children = here.ike[0].children.len();
+            self.assert_known(one, other, &here, &there);
             for (who, with) in [(one, other), (other, one)] {
                 let counts = self.sites[who].engines.get_mut(&peer(with)).expect("a peer's").counts(self.now);
                 assert_eq!(counts, (children, children, 0), "site{who}'s engine\n{}", self.describe());
@@ -295,6 +314,18 @@ impl Network {
         let keys: Vec<_> =
             self.sites.iter().flat_map(|site| site.engines.values()).flat_map(|engine| &engine.sealed_with).chain(&self.keys).collect();
         assert_eq!(keys.len(), keys.iter().collect::<BTreeSet<_>>().len(), "a key was sent with twice");
+    }
+
+    /// Each end knows what the other one is: a plain site has one child, and takes a Penstock to be behind a NAT.
+    fn assert_known(&self, one: usize, other: usize, here: &PeerSnapshot, there: &PeerSnapshot) {
+        let plain = |site: usize| self.sites[site].config.plain;
+        let nat = |own: usize, other: usize| Nat { here: false, there: plain(own) && !plain(other) };
+        let penstocks = !plain(one) && !plain(other);
+        let (here, there) = (&here.ike[0], &there.ike[0]);
+        assert_eq!((here.penstock, there.penstock), (penstocks, penstocks), "site{one} and site{other}");
+        assert_eq!((here.nat, there.nat), (nat(one, other), nat(other, one)), "site{one} and site{other}\n{}", self.describe());
+        assert_eq!(here.suite, there.suite);
+        assert!(penstocks || here.children.len() == 1, "site{one} and site{other}\n{}", self.describe());
     }
 
     fn lost(&self) -> u64 {
@@ -376,6 +407,15 @@ fn a_thousand_lives_end_in_agreement() {
         Some(seed) => live(seed),
         None => live_all(0..1_000),
     }
+}
+
+#[test]
+fn a_third_of_the_lives_have_plain_sites_beside_penstocks_or_among_themselves() {
+    let lives: Vec<(usize, usize)> =
+        [2, 3, 4].repeat(333).into_iter().zip(0..).map(|(count, seed)| (count, plain_sites(seed, count).len())).collect();
+    let with = lives.iter().filter(|(_, plain)| *plain > 0).count();
+    assert!((280..380).contains(&with), "{with}");
+    assert!(lives.iter().any(|(count, plain)| count == plain), "none but plain ones");
 }
 
 /// By command, in some 20 minutes on two cores: `cargo test -p penstock-ike --test simulator -- --ignored --nocapture`
