@@ -10,6 +10,7 @@
 use crate::config::{PeerId, Suite};
 use crate::context::Context;
 use crate::crypto::Exchange;
+use crate::exchange::rekey::Setbacks;
 use crate::output::{ChildId, ChildKeys, Output, Selectors};
 
 /// How far a child is.
@@ -57,8 +58,8 @@ pub(crate) struct Child {
     pub(crate) unheard_until: Option<u64>,
     /// When its successor is to be asked for.
     pub(crate) rekey_at: Option<u64>,
-    /// How often in a row its successor could not be made.
-    pub(crate) rekeys_failed: u32,
+    /// How often its successor could not be made.
+    pub(crate) setbacks: Setbacks,
     /// The outbound key until its turn comes.
     pub(crate) outbound: Option<ChildKeys>,
     pub(crate) started: u64,

@@ -50,8 +50,11 @@ pub struct Config {
     pub groups: Vec<Group>,
     /// How long an engine step may take before it counts as failed.
     pub engine_ms: u64,
-    /// After how long a rekey is tried again that came at a bad moment (TEMPORARY_FAILURE, RFC 7296 section 2.25).
+    /// After how long a rekey is tried again that came at a bad moment (TEMPORARY_FAILURE, RFC 7296 section 2.25); each time in a row
+    /// doubles it.
     pub rekey_again_ms: u64,
+    /// The longest such pause.
+    pub rekey_again_last_ms: u64,
     /// After how long a rekey is tried again that was refused or failed; each time in a row doubles it.
     pub rekey_retry_ms: u64,
     /// The longest such pause.
@@ -84,6 +87,7 @@ impl Default for Config {
             groups: vec![Group::X25519, Group::P256, Group::P384],
             engine_ms: 5_000,
             rekey_again_ms: 1_000,
+            rekey_again_last_ms: 30_000,
             rekey_retry_ms: 30_000,
             rekey_retry_last_ms: 300_000,
             confirm_pause_ms: 5_000,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::carry::Held;
 use crate::config::{Config, IkeSuite, PeerConfig, PeerId};
 use crate::error::{Fault, Rate};
+use crate::exchange::rekey::{Setbacks, Why};
 use crate::output::{ChildId, Level, Output};
 use crate::retransmit::Jitter;
 
@@ -83,11 +84,15 @@ impl Context {
         ChildId(self.next_child)
     }
 
-    /// When to try a rekey again that was refused or failed: `failed` counts how often in a row, this time included.
-    pub(crate) fn rekey_again(&mut self, now: u64, failed: &mut u32) -> u64 {
-        let doubled = self.config.rekey_retry_ms.saturating_mul(1 << (*failed).min(16));
-        *failed = failed.saturating_add(1);
-        now.saturating_add(self.jitter.spread(doubled.min(self.config.rekey_retry_last_ms)))
+    /// When to try a rekey again that came to nothing once more, as `setbacks` then knows.
+    pub(crate) fn rekey_again(&mut self, now: u64, setbacks: &mut Setbacks, why: Why) -> u64 {
+        let (count, first, last) = match why {
+            Why::Moment => (&mut setbacks.moments, self.config.rekey_again_ms, self.config.rekey_again_last_ms),
+            Why::Refused => (&mut setbacks.refusals, self.config.rekey_retry_ms, self.config.rekey_retry_last_ms),
+        };
+        let doubled = first.saturating_mul(1 << (*count).min(16));
+        *count = count.saturating_add(1);
+        now.saturating_add(self.jitter.spread(doubled.min(last)))
     }
 
     pub(crate) fn peer(&self, peer: PeerId) -> Option<Arc<PeerConfig>> {

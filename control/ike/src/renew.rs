@@ -106,10 +106,7 @@ impl Ike {
         if sa.heir.is_some() {
             return self.inherit(now, spi);
         }
-        let at = match why {
-            Why::Moment => now.saturating_add(self.cx.jitter.spread(self.cx.config.rekey_again_ms)),
-            Why::Refused => self.cx.rekey_again(now, &mut sa.rekeys_failed),
-        };
+        let at = self.cx.rekey_again(now, &mut sa.setbacks, why);
         plan(sa, at);
         if let (Some(peer), Some(fault)) = (sa.peer, fault) {
             self.cx.fault(peer, fault);

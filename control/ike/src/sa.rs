@@ -17,6 +17,7 @@ use crate::context::Context;
 use crate::crypto::{Algorithms, Exchange, IkeKeys};
 use crate::exchange::Came;
 use crate::exchange::intermediate::{Bound, Mixing};
+use crate::exchange::rekey::Setbacks;
 use crate::exchange::renew::Renewal;
 use crate::fragment::Assembly;
 use crate::message::{Chain, Header, exchange, header};
@@ -188,8 +189,8 @@ pub(crate) struct IkeSa {
     pub(crate) probe_at: Option<u64>,
     /// When it gets new keys itself.
     pub(crate) rekey_at: Option<u64>,
-    /// How often in a row that has failed.
-    pub(crate) rekeys_failed: u32,
+    /// How often that could not be.
+    pub(crate) setbacks: Setbacks,
     /// That is about to happen, so nothing else begins.
     pub(crate) renewing: bool,
     /// Our request for it, until it is answered.
@@ -241,7 +242,7 @@ impl IkeSa {
             confirmed: false,
             probe_at: None,
             rekey_at: None,
-            rekeys_failed: 0,
+            setbacks: Setbacks::default(),
             renewing: false,
             renewal: None,
             candidate: None,

@@ -117,7 +117,7 @@ impl Ike {
         child.retire(&mut self.cx);
         rekey::without_rival(sa, id);
         if let Some(old) = child.replaces.and_then(|old| sa.children.get_mut(&old)) {
-            old.rekey_at = Some(self.cx.rekey_again(now, &mut old.rekeys_failed));
+            old.rekey_at = Some(self.cx.rekey_again(now, &mut old.setbacks, rekey::Why::Refused));
         }
         self.cx.fault(child.peer, &fault);
         let known = matches!(child.step, Step::Installing | Step::Activating | Step::Up);

@@ -5,6 +5,7 @@ use crate::config::{Group, PeerConfig, PeerId};
 use crate::context::Context;
 use crate::crypto::{Exchange, Material, child_keys};
 use crate::error::Fault;
+use crate::exchange::rekey::Setbacks;
 use crate::message::{Chain, Payloads, kind, notify};
 use crate::output::{ChildId, Host, Output, Selectors};
 use crate::proposal::{self, Proposal};
@@ -92,7 +93,7 @@ fn empty(id: ChildId, peer: PeerId, spi: u32, now: u64) -> Child {
         redundant: false,
         unheard_until: None,
         rekey_at: None,
-        rekeys_failed: 0,
+        setbacks: Setbacks::default(),
         outbound: None,
         started: now,
     }

@@ -115,14 +115,18 @@ pub(crate) enum Why {
     Refused,
 }
 
+/// How often a rekey of one SA came to nothing, by why; its successor begins at none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Setbacks {
+    pub(crate) moments: u32,
+    pub(crate) refusals: u32,
+}
+
 /// Initiator: gives up a child that was asked for. What it was to replace is asked for again after a pause.
 pub(crate) fn abandon(cx: &mut Context, now: u64, sa: &mut IkeSa, id: ChildId, why: Why) {
     let Some(child) = sa.children.remove(&id) else { return };
     child.retire(cx);
     if let Some(old) = child.replaces.and_then(|old| sa.children.get_mut(&old)) {
-        old.rekey_at = Some(match why {
-            Why::Moment => now.saturating_add(cx.jitter.spread(cx.config.rekey_again_ms)),
-            Why::Refused => cx.rekey_again(now, &mut old.rekeys_failed),
-        });
+        old.rekey_at = Some(cx.rekey_again(now, &mut old.setbacks, why));
     }
 }

@@ -307,12 +307,18 @@ fn refusals_are_tried_again_each_in_its_time() {
         begin(&mut pair, 0);
         agreed(&pair);
     }
-    // Again and again, less and less often.
+    // Again and again, less and less often, each for itself.
     let mut pair = Pair::up();
-    for ideal in [30_000, 60_000, 120_000, 240_000, 300_000, 300_000] {
-        answered(&mut pair, error(notify::NO_PROPOSAL_CHOSEN));
-        assert!(only(&pair, 0).rekey_at.is_some_and(|at| (ideal * 79 / 100..=ideal * 121 / 100).contains(&at)), "{ideal}");
+    let refused = [30_000, 60_000, 120_000, 240_000, 300_000, 300_000].map(|ideal| (notify::NO_PROPOSAL_CHOSEN, ideal));
+    let moments = [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000].map(|ideal| (notify::TEMPORARY_FAILURE, ideal));
+    for (kind, ideal) in refused.into_iter().chain(moments) {
+        answered(&mut pair, error(kind));
+        assert!(only(&pair, 0).rekey_at.is_some_and(|at| (ideal * 79 / 100..=ideal * 121 / 100).contains(&at)), "{kind} {ideal}");
     }
+    // The heir begins anew.
+    begin(&mut pair, 0);
+    answered(&mut pair, error(notify::TEMPORARY_FAILURE));
+    assert!(only(&pair, 0).rekey_at.is_some_and(|at| at <= 1_200), "{:?}", only(&pair, 0).rekey_at);
     // A peer that rekeys nothing gets a fresh IKE SA beside the old one.
     let mut pair = Pair::up();
     answered(&mut pair, error(notify::NO_ADDITIONAL_SAS));
