@@ -11,6 +11,7 @@ use crate::sa::Stage;
 use crate::{Config, Group, Identity, Ike, IkeSuite, Output, PeerConfig, PeerId, PeerState, Psk, Suite, selector};
 
 mod answers;
+mod collisions;
 mod mixed;
 mod pieces;
 mod rekey;
@@ -43,6 +44,8 @@ struct Pair {
     held: Option<Output>,
     /// Messages stay on the way until they are delivered by hand: sender and message.
     kept: Option<Vec<(usize, Vec<u8>)>>,
+    /// When messages come and the engines answer.
+    now: u64,
 }
 
 fn config(local: &str, remote: &str, ours: &str, theirs: &str, endpoint: SocketAddr) -> PeerConfig {
@@ -85,6 +88,7 @@ impl Pair {
             slow: false,
             held: None,
             kept: None,
+            now: 0,
         }
     }
 
@@ -133,10 +137,10 @@ impl Pair {
                     None => self.deliver(who, &message),
                 }
             }
-            Output::Expect { child, .. } => self.sites[who].0.expected(0, child),
+            Output::Expect { child, .. } => self.sites[who].0.expected(self.now, child),
             output @ Output::InstallInbound { .. } if self.slow && who == 0 => self.held = Some(output),
-            Output::InstallInbound { child, .. } => self.sites[who].0.installed(0, child),
-            Output::InstallOutbound { child, .. } => self.sites[who].0.activated(0, child),
+            Output::InstallInbound { child, .. } => self.sites[who].0.installed(self.now, child),
+            Output::InstallOutbound { child, .. } => self.sites[who].0.activated(self.now, child),
             Output::Event { text, .. } => self.said.push(text),
             Output::Retire { .. }
             | Output::Redirect { .. }
@@ -150,7 +154,7 @@ impl Pair {
     fn deliver(&mut self, from: usize, message: &[u8]) {
         let address = self.sites[from].2;
         let (ike, host, to) = &mut self.sites[1 - from];
-        ike.receive(0, address, *to, message, host);
+        ike.receive(self.now, address, *to, message, host);
     }
 
     /// Sends a request of our making, sealed with the keys of site `who`.
