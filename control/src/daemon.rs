@@ -17,7 +17,7 @@ use tokio::task::LocalSet;
 
 use crate::config::{Config, Finding};
 use crate::launcher::{MISUSE, Options, RELIEVED};
-use crate::{confine, launcher, log, sys};
+use crate::{confine, log, private, sys};
 
 mod admin;
 mod changes;
@@ -91,7 +91,11 @@ pub fn trial(options: &Options) -> ExitCode {
 fn try_run(options: Options, launcher_fd: i32) -> Result<(), Stop> {
     let (config, texts) = kept::start(&options).map_err(Stop::Misuse)?;
     let failed = |what: &'static str| move |error: std::io::Error| Stop::Failed(format!("{what}: {error}"));
-    launcher::make_directory(&options.run_dir).map_err(failed("no run directory"))?;
+    private::directory(&options.run_dir).map_err(failed("no run directory"))?;
+    for socket in [options.control_socket(), options.engine_socket()] {
+        // Found before anything is made that would have to go again.
+        private::is_socket(&socket).map_err(failed("no socket"))?;
+    }
     confine::enter(&options.run_dir).map_err(failed("not locked in"))?;
     let link = sys::inherited(launcher_fd)
         .ok_or_else(|| Stop::Failed("penstockd starts its second process by itself: leave out --launcher-fd".into()))?;

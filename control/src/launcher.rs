@@ -24,7 +24,7 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{log, only, sys};
+use crate::{log, only, private, sys};
 
 /// Control to launcher: start an engine.
 pub(crate) const START_ENGINE: u8 = b'E';
@@ -119,15 +119,10 @@ impl Options {
     }
 }
 
-/// Makes the run directory, private to root.
-pub(crate) fn make_directory(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
 /// Runs until control ends on purpose.
 #[must_use]
 pub fn run(options: &Options) -> ExitCode {
+    sys::make_files_private();
     if let Err(error) = sys::keep_capabilities(sys::LAUNCHER) {
         log::error("launcher-failed", &[("reason", &format!("cannot give up capabilities: {error}"))]);
         return ExitCode::from(MISUSE);
@@ -340,13 +335,10 @@ impl Launcher<'_> {
     /// Starts an engine with a fresh socket to listen on. Nobody else keeps that socket: it answers only as long as
     /// the engine lives.
     fn start_engine(&self, path: &Path) -> io::Result<Child> {
-        make_directory(&self.options.run_dir)?;
+        private::directory(&self.options.run_dir)?;
         let jail = self.options.run_dir.join("jail");
-        make_directory(&jail)?;
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => (),
-        }
+        private::directory(&jail)?;
+        private::room_for_socket(path)?;
         let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
         socket.bind(&SockAddr::unix(path)?)?;
         std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;

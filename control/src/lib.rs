@@ -41,6 +41,7 @@ pub mod launcher;
 mod log;
 pub mod netlink;
 mod only;
+mod private;
 pub mod psk;
 pub mod show;
 pub mod socket;

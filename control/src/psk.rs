@@ -9,7 +9,7 @@
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
@@ -163,6 +163,8 @@ pub fn generate() -> io::Result<Zeroizing<String>> {
 pub fn generate_file(path: &Path) -> io::Result<()> {
     let text = generate()?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    // Whatever the umask is.
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
     let written = file.write_all(text.as_bytes()).and_then(|()| file.write_all(b"\n")).and_then(|()| file.sync_all());
     written.inspect_err(|_| {
         // Best effort: the error that is reported is the one of the write.

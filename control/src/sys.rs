@@ -39,6 +39,12 @@ pub(crate) fn user() -> u32 {
     unsafe { libc::geteuid() }
 }
 
+/// From now on files, folders and sockets that this process and its children make are closed to other users from the first moment.
+pub(crate) fn make_files_private() {
+    // SAFETY: the call takes a number and cannot fail.
+    unsafe { libc::umask(0o077) };
+}
+
 /// Sets an option whose value is a C int.
 pub(crate) fn set_option(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     let length = size_of::<c_int>() as libc::socklen_t;

@@ -18,7 +18,7 @@ impl SmallDisk {
     /// # Errors
     /// If it cannot be mounted.
     pub fn over(folder: &Path) -> Result<Self> {
-        run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "none"]).arg(folder))?;
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k,mode=0700", "none"]).arg(folder))?;
         Ok(Self(folder.to_owned()))
     }
 

@@ -26,10 +26,7 @@ pub(super) type Asked = (Request, oneshot::Sender<Response>);
 
 /// Listens on `path`, for root alone. A socket that an earlier daemon left is replaced.
 pub(super) fn serve(path: &Path, asked: mpsc::Sender<Asked>) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => (),
-    }
+    crate::private::room_for_socket(path)?;
     // Nobody can connect before the mode is right, even if the directory is open to others.
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     socket.bind(&SockAddr::unix(path)?)?;

@@ -18,11 +18,11 @@ use super::link::{Link, Word};
 use super::{Stop, site};
 use crate::config::{Config, IkePort};
 use crate::engine::{Client, EngineError, Event};
-use crate::launcher::{self, Options};
+use crate::launcher::Options;
 use crate::netlink::{self, Netlink};
 use crate::socket::SocketError;
 use crate::tun::TunError;
-use crate::{log, socket, tun};
+use crate::{log, private, socket, tun};
 
 /// How long an engine that was ordered may take to answer.
 const START_PATIENCE: Duration = Duration::from_secs(5);
@@ -254,7 +254,7 @@ fn tun_stop(config: &Config, error: TunError) -> Stop {
 
 /// Orders an engine from the launcher and waits until it answers.
 async fn order(options: &Options, link: &Link) -> Result<Engine, Stop> {
-    launcher::make_directory(&options.run_dir).map_err(failed)?;
+    private::directory(&options.run_dir).map_err(failed)?;
     link.start_engine().map_err(failed)?;
     let path = options.engine_socket();
     tokio::select! {
