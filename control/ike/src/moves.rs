@@ -2,7 +2,7 @@
 //!
 //! Where a peer is said to be behind a NAT, its newest authenticated request moves it at once (RFC 7296 section 2.23); the engine
 //! does the same with packets, pair by pair. Everything else, and what the engine tells of packets, is only a hint: an empty
-//! INFORMATIONAL goes to the new endpoint and to nowhere else, and only its authenticated answer from there moves the IKE SA and all
+//! INFORMATIONAL goes to the new address and to nowhere else, and only its authenticated answer from there moves the IKE SA and all
 //! its children (RFC 4555 section 3.7 calls this return routability). So whoever replays packets with another source moves nothing.
 //!
 //! ```text
