@@ -6,6 +6,7 @@
 //!   launcher ──► control   's': it is started    'f': it cannot be    'x': it has ended    'T': end cleanly
 //!                          'R': reload    'u': the program on disk works: leave, it takes over    'n': it does not
 //!   control ──► launcher   'N': start an engine beside the one that runs    'S': it takes that one's place, which ends by itself
+//!                          'D': the queues are its own
 //!   launcher ──► control   'g': it cannot be started, or has ended    'w': it is found where engines are
 //! ```
 //! Control that leaves for a newer program of itself is replaced at once. Control that dies without having meant to is started again and adopts the engine, which went on. Control that
@@ -40,6 +41,9 @@ pub(crate) const START_NEXT: u8 = b'N';
 pub(crate) const NEXT_GONE: u8 = b'g';
 /// Control to launcher: it takes the place of the one that runs, which will end by itself.
 pub(crate) const RELIEVE_ENGINE: u8 = b'S';
+/// Control to launcher: the new one has the queues. A control that dies before it says so leaves two engines of which nobody knows which
+/// one reads them: both are ended.
+pub(crate) const QUEUES_TAKEN: u8 = b'D';
 /// Launcher to control: whoever asks for the engine finds the new one.
 pub(crate) const ENGINE_RELIEVED: u8 = b'w';
 /// Control to launcher: see whether the program on disk could take over.
@@ -143,7 +147,7 @@ async fn supervise(options: &Options) -> io::Result<u8> {
     let _only = only::claim().await?;
     // Noted now: the name of a running program that is replaced on disk leads nowhere.
     let program = std::env::current_exe()?;
-    let mut launcher = Launcher { options, program, engine: None, next: None, leaving: None };
+    let mut launcher = Launcher { options, program, engine: None, next: None, leaving: None, taking: false };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -182,6 +186,12 @@ async fn supervise(options: &Options) -> io::Result<u8> {
                 _ = hangup.recv() => drop(link.write_all(&[RELOAD]).await),
             }
         };
+        if std::mem::take(&mut launcher.taking) {
+            log::error("engines-ended", &[("reason", &"control died while one relieved the other")]);
+            for engine in [launcher.engine.take(), launcher.leaving.take()] {
+                kill(engine).await;
+            }
+        }
         if status.code() == Some(RELIEVED.into()) {
             log::info("control-relieved", &[("after_s", &started.elapsed().as_secs())]);
             continue;
@@ -233,6 +243,8 @@ struct Launcher<'a> {
     next: Option<Child>,
     /// Relieved, and about to end.
     leaving: Option<Child>,
+    /// The queues change hands in this moment.
+    taking: bool,
 }
 
 impl Launcher<'_> {
@@ -261,10 +273,14 @@ impl Launcher<'_> {
         if orders.contains(&RELIEVE_ENGINE) {
             self.relieve(link).await;
         }
+        if orders.contains(&QUEUES_TAKEN) {
+            self.taking = false;
+        }
         if !orders.contains(&START_ENGINE) {
             return;
         }
         // Whatever had been begun: there is to be one engine.
+        self.taking = false;
         for other in [self.next.take(), self.leaving.take()] {
             kill(other).await;
         }
@@ -306,6 +322,7 @@ impl Launcher<'_> {
                 kill(self.leaving.take()).await;
                 self.leaving = self.engine.take();
                 self.engine = self.next.take();
+                self.taking = true;
                 ENGINE_RELIEVED
             }
             Ok(()) => NEXT_GONE,

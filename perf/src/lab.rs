@@ -23,7 +23,7 @@ pub use host::Host;
 pub use namespace::{DeviceCounters, Namespace};
 pub use pair::{Counts, Family, Pair, PairOptions, SITES};
 pub(crate) use process::stat;
-pub use process::{descendants, kill, name_of};
+pub use process::{descendants, kill, name_of, stand_still};
 pub use processors::allowed_processors;
 pub use site::{Site, SiteOptions, new_psk};
 pub use wire::{INNER_ENDS, Offload, Wire, WireOptions};

@@ -7,7 +7,7 @@
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use penstock_perf::lab::{Family, Pair, PairOptions, descendants, kill, name_of};
+use penstock_perf::lab::{Family, Pair, PairOptions, descendants, kill, name_of, stand_still};
 use penstock_perf::load::{Direction, Udp};
 use penstock_tests::counters::Counters;
 
@@ -96,6 +96,30 @@ fn all_moments(victim: Victim) {
     let total = udp.run(&left, &right).expect("sockets").total;
     assert!(total.is_perfect(), "{total}\n{}", Counters::picture(&pair));
     println!("{victim:?} killed {} times: all flows were back before {backs:.2?}", backs.len());
+}
+
+#[test]
+fn control_dies_in_the_moment_in_which_the_queues_change_hands() {
+    let pair = Pair::start(&PairOptions { cores: [2, 2], ..PairOptions::default() }).expect("both sites come up");
+    let launcher = pair.sites[0].launcher_pid().expect("it runs");
+    let (control, old) = (pair.sites[0].control_pid().expect("it answers"), pair.sites[0].engine_pid().expect("an engine runs"));
+    // An engine that stands still cannot leave its queues: the moment lasts.
+    stand_still(old).expect("it runs");
+    let mut command = order(&pair);
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(engines(launcher).len(), 2, "{}", pair.sites[0].log());
+    kill(control).expect("it runs");
+    let _ = command.wait();
+    let killed = Instant::now();
+    let [left, right] = [0, 1].map(|side| pair.inner(side, Family::V4));
+    let burst = Udp { flows: 4, count: 25, rate: 500.0, direction: Direction::Both, linger: Duration::from_millis(100), ..Udp::default() };
+    while !burst.run(&left, &right).expect("sockets").total.is_perfect() {
+        assert!(killed.elapsed() < Duration::from_secs(8), "{}", Counters::picture(&pair));
+    }
+    println!("all flows were back before {:.2?}", killed.elapsed());
+    let left = engines(launcher);
+    assert!(left.len() == 1 && !left.contains(&old), "{left:?}, {old} stood still\n{}", pair.sites[0].log());
+    assert!(pair.sites[0].log().contains("event=engines-ended"), "{}", pair.sites[0].log());
 }
 
 #[test]

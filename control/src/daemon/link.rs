@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 use tokio::net::UnixStream;
 
 use crate::launcher::{
-    END, ENGINE_ENDED, ENGINE_FAILED, ENGINE_RELIEVED, ENGINE_STARTED, NEXT_GONE, PROGRAM_FAILS, PROGRAM_WORKS, RELIEVE_ENGINE, RELOAD,
-    START_ENGINE, START_NEXT, TRY_PROGRAM,
+    END, ENGINE_ENDED, ENGINE_FAILED, ENGINE_RELIEVED, ENGINE_STARTED, NEXT_GONE, PROGRAM_FAILS, PROGRAM_WORKS, QUEUES_TAKEN,
+    RELIEVE_ENGINE, RELOAD, START_ENGINE, START_NEXT, TRY_PROGRAM,
 };
 
 /// What the launcher says.
@@ -61,6 +61,11 @@ impl Link {
     /// Has that one take the place of the one that runs.
     pub(super) fn relieve_engine(&self) -> io::Result<()> {
         self.stream.try_write(&[RELIEVE_ENGINE]).map(drop)
+    }
+
+    /// Says that it has the queues.
+    pub(super) fn queues_taken(&self) -> io::Result<()> {
+        self.stream.try_write(&[QUEUES_TAKEN]).map(drop)
     }
 
     /// Asks whether the program on disk could take over.

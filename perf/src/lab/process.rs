@@ -39,6 +39,14 @@ pub fn kill(pid: u32) -> std::io::Result<()> {
     crate::sys::signal(pid, libc::SIGKILL)
 }
 
+/// `kill -STOP`.
+///
+/// # Errors
+/// If it is gone already.
+pub fn stand_still(pid: u32) -> std::io::Result<()> {
+    crate::sys::signal(pid, libc::SIGSTOP)
+}
+
 /// Children of `pid`, their children and so on, `pid` itself not among them.
 #[must_use]
 pub fn descendants(pid: u32) -> Vec<u32> {

@@ -6,8 +6,8 @@
 //!      ─► the predecessors are deleted ─► the old one receives what is still on its way, hands over what it has counted, and ends
 //! ```
 //! Until the queues change hands everything can be taken back: the new engine ends by itself when its connection does, and the old one has
-//! never stopped. That is also what happens when control dies. Only between its order to leave the queues and the one to take them, which
-//! takes a moment, a control that dies leaves two engines that end; the next control then starts one as after a crash.
+//! never stopped. That is also what happens when control dies. Only if it dies in the moment in which the queues change hands nobody knows
+//! which engine reads them: the launcher ends both, and the next control starts one as after a crash.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -340,6 +340,8 @@ impl Work {
     /// The queues are the new engine's.
     fn relieved_engine(&mut self, pause: Duration) {
         let Phase::Taking(next) = std::mem::take(&mut self.relief.phase) else { return };
+        // A launcher that is gone is noticed by the next wait.
+        let _ = self.link.queues_taken();
         let Next { engine, installer, devices, generation, .. } = *next;
         let before = (self.engine_report.pid, self.engine_report.generation);
         let Some(old) = self.engine.take() else { return };
