@@ -40,8 +40,9 @@ enum Victim {
 /// Kills the victim `after` this time; how long it took until a whole burst came through both ways, or `None` if there was nobody to kill.
 fn dies(pair: &Pair, victim: Victim, after: Duration) -> Option<Duration> {
     let launcher = pair.sites[0].launcher_pid().expect("it runs");
-    let control = pair.sites[0].control_pid().expect("it answers");
-    let old = pair.sites[0].engine_pid().expect("an engine runs");
+    // A control that dies again and again is started again after longer and longer pauses, five seconds at most.
+    let control = pair.sites[0].wait_new_control(0, Duration::from_secs(10)).expect("it answers");
+    let old = pair.sites[0].wait_new_engine(0, Duration::from_secs(5)).expect("an engine runs");
     let mut command = order(pair);
     std::thread::sleep(after);
     let new = || engines(launcher).into_iter().find(|pid| *pid != old);
