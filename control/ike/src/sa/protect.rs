@@ -64,7 +64,7 @@ impl IkeSa {
     }
 
     /// Everything in front of an IV is authenticated, the payloads are encrypted.
-    fn seal(&mut self, header: Header, chain: &Chain) -> Option<Vec<Vec<u8>>> {
+    pub(crate) fn seal(&mut self, header: Header, chain: &Chain) -> Option<Vec<Vec<u8>>> {
         let (most, keys) = (whole_octets_max(self.remote.ip()), self.keys.as_mut()?);
         let body = PAYLOAD_OCTETS + keys.sealed_octets(chain.bytes().len());
         if header::BYTES + body <= most || !self.fragments {

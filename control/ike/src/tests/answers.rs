@@ -1,5 +1,6 @@
 //! Given an initiator, what it makes of answers that a responder should not send.
 
+use super::rekey::{begin, sa, sa_mut};
 use super::{PEER, Pair, chosen, ike_choice, ike_offer};
 use crate::config::Group;
 use crate::crypto::Exchange;
@@ -213,4 +214,22 @@ fn a_critical_payload_in_an_answer_ends_the_ike_sa() {
     pair.run();
     assert_eq!([pair.state(0), pair.state(1)], [PeerState::Down; 2]);
     assert!(pair.said.iter().any(|line| line.contains("b is incompatible: it needs payload 200")), "{:?}", pair.said);
+}
+
+#[test]
+fn a_sealed_answer_to_another_request_is_none() {
+    let mut pair = Pair::up();
+    pair.kept = Some(Vec::new());
+    begin(&mut pair, 0);
+    let asked = |pair: &Pair| sa(pair, 0).requests.outstanding.as_ref().map(|request| request.id);
+    let id = asked(&pair).expect("a request");
+    for (other, taken) in [(id - 1, false), (id + 1, false), (id, true)] {
+        let header = sa(&pair, 0).header(exchange::CREATE_CHILD, other);
+        let header = header.answer(header.spi_r);
+        let mut chain = Chain::default();
+        chain.notify(notify::TEMPORARY_FAILURE, &[]);
+        let message = sa_mut(&mut pair, 1).seal(header, &chain).expect("keys");
+        pair.deliver(1, &message[0]);
+        assert_eq!(asked(&pair) != Some(id), taken, "{other} for {id}");
+    }
 }

@@ -15,7 +15,7 @@ pub(super) fn sa(pair: &Pair, who: usize) -> &IkeSa {
     pair.sites[who].0.sas.values().next().expect("an IKE SA")
 }
 
-fn sa_mut(pair: &mut Pair, who: usize) -> &mut IkeSa {
+pub(super) fn sa_mut(pair: &mut Pair, who: usize) -> &mut IkeSa {
     pair.sites[who].0.sas.values_mut().next().expect("an IKE SA")
 }
 
