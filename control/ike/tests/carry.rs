@@ -7,20 +7,6 @@ mod lab;
 use std::collections::BTreeSet;
 
 use lab::{EAST, WEST, Wire, World, east_config, west_config};
-use penstock_ike::Config;
-
-/// Two sites with a child for each of three cores, and traffic on all of them.
-fn busy(seed: u64) -> World {
-    let mut world = World::with(seed, Config::default(), Config::default(), west_config(), east_config());
-    world.initiate(WEST, true);
-    world.until(100, "up", World::both_up);
-    for core in [1, 2] {
-        world.create_child(WEST, core).expect("per core");
-        world.run(100);
-    }
-    (world.traffic_every, world.cores, world.data_ms) = (Some(7), 3, (3, 30));
-    world
-}
 
 fn inbound(world: &World, who: usize) -> BTreeSet<u32> {
     world.children(who).iter().map(|(inbound, _)| *inbound).collect()
@@ -69,7 +55,7 @@ fn ends_well(world: &mut World, children: usize) {
 #[test]
 fn what_is_carried_over_loses_nothing_and_leaves_nothing() {
     for seed in 0..30 {
-        let mut world = busy(seed);
+        let mut world = World::busy(seed, west_config(), east_config());
         if seed % 3 == 2 {
             world.wire = Wire { loss_percent: 10, copy_percent: 10, delay_ms: 5, jitter_ms: 40 };
         }
@@ -88,7 +74,7 @@ fn what_is_carried_over_loses_nothing_and_leaves_nothing() {
 #[test]
 fn what_is_taken_back_loses_nothing_and_leaves_nothing() {
     for seed in 0..30 {
-        let mut world = busy(seed);
+        let mut world = World::busy(seed, west_config(), east_config());
         let before = inbound(&world, WEST);
         carry(&mut world, &before);
         if seed % 2 == 1 {
@@ -107,7 +93,7 @@ fn what_is_taken_back_loses_nothing_and_leaves_nothing() {
 
 #[test]
 fn a_peer_that_wants_to_rekey_what_has_no_successor_yet_is_asked_to_wait() {
-    let mut world = busy(78);
+    let mut world = World::busy(78, west_config(), east_config());
     let before = inbound(&world, WEST);
     world.sites[WEST].engine.two = true;
     world.sites[WEST].ike.hold();
@@ -125,7 +111,7 @@ fn a_peer_that_wants_to_rekey_what_has_no_successor_yet_is_asked_to_wait() {
 
 #[test]
 fn a_peer_that_wants_to_rekey_meanwhile_is_asked_to_wait() {
-    let mut world = busy(77);
+    let mut world = World::busy(77, west_config(), east_config());
     let before = inbound(&world, WEST);
     let old = world.children(EAST)[0].0;
     carry(&mut world, &before);

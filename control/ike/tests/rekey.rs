@@ -4,7 +4,7 @@
 mod lab;
 
 use lab::{EAST, PEER, WEST, Wire, World, east_config, west_config};
-use penstock_ike::{Config, PeerConfig, RekeyRefused};
+use penstock_ike::{PeerConfig, RekeyRefused};
 
 const BAD: Wire = Wire { loss_percent: 20, copy_percent: 20, delay_ms: 5, jitter_ms: 100 };
 
@@ -15,17 +15,8 @@ fn every(ms: [u64; 2]) -> [PeerConfig; 2] {
     configs
 }
 
-/// Two sites that are up, with a child for each of two further cores, and traffic on all three.
 fn busy(seed: u64, [west, east]: [PeerConfig; 2]) -> World {
-    let mut world = World::with(seed, Config::default(), Config::default(), west, east);
-    world.initiate(WEST, true);
-    world.until(100, "up", World::both_up);
-    for core in [1, 2] {
-        world.create_child(WEST, core).expect("per core");
-        world.run(100);
-    }
-    (world.traffic_every, world.cores, world.data_ms) = (Some(7), 3, (3, 30));
-    world
+    World::busy(seed, west, east)
 }
 
 /// Stops rekeying, lets the wire heal, and looks at what is left.

@@ -223,6 +223,19 @@ impl World {
         }
     }
 
+    /// Two sites that are up, with a child for each of two further cores, and traffic on all three.
+    pub fn busy(seed: u64, west: PeerConfig, east: PeerConfig) -> Self {
+        let mut world = Self::with(seed, Config::default(), Config::default(), west, east);
+        world.initiate(WEST, true);
+        world.until(100, "up", Self::both_up);
+        for core in [1, 2] {
+            world.create_child(WEST, core).expect("per core");
+            world.run(100);
+        }
+        (world.traffic_every, world.cores, world.data_ms) = (Some(7), 3, (3, 30));
+        world
+    }
+
     pub fn initiate(&mut self, who: usize, initial_contact: bool) {
         let site = &mut self.sites[who];
         site.ike.initiate(self.now, PEER, initial_contact, &mut site.source);
