@@ -261,7 +261,7 @@ impl Work {
             },
             Happening::Step(Step::Look) => self.look_after_children(),
             Happening::Step(Step::Taken(Ok(pause))) => self.relieved_engine(pause),
-            Happening::Step(Step::Taken(Err(error))) => self.relief_failed(&error.to_string()),
+            Happening::Step(Step::Taken(Err(error))) => self.not_relieved(&error.to_string()),
             Happening::Step(Step::Drained) => self.settle(),
             Happening::Failed(error) => self.not_relieved(&error),
             Happening::Next(Event::Lost) => self.not_relieved("it ended; its own line in the log says why"),
@@ -383,55 +383,42 @@ impl Work {
         });
     }
 
-    /// Nothing has come of it: the engine that runs has never stopped, and everything is as it was.
+    /// Nothing has come of it. Until the queues change hands the engine that runs has never stopped, and everything is as it was; from
+    /// then on it is as if the engine had died.
     pub(super) fn not_relieved(&mut self, reason: &str) {
-        if matches!(self.relief.phase, Phase::Taking(_)) {
-            return self.relief_failed(reason);
+        match self.relief.phase {
+            Phase::None => (),
+            Phase::Taking(_) => {
+                self.give_up("the engines are replaced by a fresh one", reason);
+                self.engine_lost();
+            }
+            Phase::Starting { .. } | Phase::Carrying(_) => {
+                self.give_up("the engine that runs goes on", reason);
+                self.source.generation = self.engine_report.generation;
+            }
         }
-        let phase = std::mem::take(&mut self.relief.phase);
-        if matches!(phase, Phase::None) {
-            return;
-        }
-        self.relief.tasks.abort_all();
-        if let Phase::Carrying(_) = phase {
-            self.source.generation = self.engine_report.generation;
-            let now = self.now();
-            self.ike.take_back(now);
-        }
-        self.steer_to_one();
-        log::warning("engine-not-relieved", &[("reason", &reason)]);
-        if let Some((id, answer)) = self.relief.asked.take() {
-            let _ = answer.send(Response::refused(id, NO, format!("the engine that runs goes on: {reason}")));
-        }
-    }
-
-    /// It failed when there was no way back: as if the engine had died.
-    fn relief_failed(&mut self, reason: &str) {
-        let Phase::Taking(_) = std::mem::take(&mut self.relief.phase) else { return };
-        self.relief.tasks.abort_all();
-        let now = self.now();
-        self.ike.take_back(now);
-        log::error("engine-not-relieved", &[("reason", &reason)]);
-        if let Some((id, answer)) = self.relief.asked.take() {
-            let _ = answer.send(Response::refused(id, NO, format!("the engines are replaced by a fresh one: {reason}")));
-        }
-        self.steer_to_one();
-        self.engine_lost();
     }
 
     /// The engine in use is gone, or its device: what was under way has lost its ground.
     pub(super) fn end_relief(&mut self, reason: &str) {
-        let phase = std::mem::take(&mut self.relief.phase);
+        if self.relief.is_busy() {
+            self.relief.leaving = None;
+            self.give_up("it is given up", reason);
+        }
+    }
+
+    /// Takes back what was begun, if anything was, and tells who asked.
+    fn give_up(&mut self, outcome: &str, reason: &str) {
+        let begun = !matches!(std::mem::take(&mut self.relief.phase), Phase::None);
         self.relief.tasks.abort_all();
-        self.relief.leaving = None;
-        if !matches!(phase, Phase::None) {
-            let now = self.now();
-            self.ike.take_back(now);
+        let now = self.now();
+        self.ike.take_back(now);
+        self.steer_to_one();
+        if begun {
             log::warning("engine-not-relieved", &[("reason", &reason)]);
         }
-        self.steer_to_one();
         if let Some((id, answer)) = self.relief.asked.take() {
-            let _ = answer.send(Response::refused(id, NO, reason));
+            let _ = answer.send(Response::refused(id, NO, format!("{outcome}: {reason}")));
         }
     }
 
