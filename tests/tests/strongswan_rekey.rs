@@ -1,8 +1,7 @@
 //! Given Penstock and strongSwan under steady numbered traffic both ways, when one of them renews the keys of packets or of IKE
 //! every two seconds, or both do at the same moment, also where messages of IKE are lost, or strongSwan authenticates anew before it
-//! gives the old SA up, then not one packet is lost or comes twice (but for what strongSwan itself still holds when it takes an SA down
-//! after a new authentication), strongSwan derives the same new keys as Penstock, with a fresh key exchange and without, and one pair is
-//! left within ten seconds.
+//! gives the old SA up, then not one packet is lost or comes twice, strongSwan derives the same new keys as Penstock, with a fresh key
+//! exchange and without, and one pair is left within ten seconds.
 //!
 //! On a busy machine a program may wait for a processor until a queue in front of it overflows. That has nothing to do with keys: the
 //! kernel counts it, and the stories subtract it and print it by the name of the queue.
@@ -18,8 +17,6 @@ use penstock_tests::nat::nft;
 
 /// Between two rekeys that a story asks for.
 const EVERY: Duration = Duration::from_secs(2);
-/// Packets that may wait inside strongSwan when it takes an SA down: a millisecond of them.
-const CHARON_QUEUES: u64 = 2;
 /// What strongSwan agrees to where a rekey comes with a key exchange of its own.
 const PFS: &str = "aes256gcm16-curve25519";
 
@@ -143,11 +140,9 @@ fn strongswan_authenticates_anew_before_it_gives_the_old_sa_up() {
     let mixed = Mixed::start_from_strongswan(&options).expect("both come up");
     let id = |mixed: &Mixed| mixed.peer()["ike"].clone();
     let before = id(&mixed);
-    let (_, acted, total, missed) = under_load(&mixed, strongswan(&["--rekey", "--ike", "frankfurt", "--reauth"]));
-    mixed.counters().assert_no_drops(&[]);
-    // It takes its old SAs down at once: what has reached it and still waits in its own queue is lost there.
-    let most = CHARON_QUEUES * acted as u64 + missed;
-    assert!(acted >= 3 && total.lost <= most && total.duplicate + total.corrupt == 0, "{total}\n{}", mixed.picture());
+    // It takes its old SAs down at the answer to its DELETE: what Penstock sent on them has to be through by then.
+    let (_, acted) = loses_nothing(&mixed, strongswan(&["--rekey", "--ike", "frankfurt", "--reauth"]));
+    assert!(acted >= 3, "{}", mixed.picture());
     assert_ne!(id(&mixed), before, "another IKE SA: {}", mixed.picture());
 }
 

@@ -193,9 +193,10 @@ impl Ike {
             }
             (exchange::INFORMATIONAL, _) => {
                 sa.confirmed = true;
-                if !payloads.deletes.iter().any(|delete| delete.protocol == protocol::IKE) {
-                    self.used(now, spi);
+                if payloads.deletes.iter().any(|delete| delete.protocol == protocol::IKE) {
+                    return self.part(now, spi, &way.came);
                 }
+                self.used(now, spi);
                 let Some(sa) = self.sas.get_mut(&spi) else { return };
                 let cx = &mut self.cx;
                 match informational::on_request(cx, sa, &way.came, payloads) {

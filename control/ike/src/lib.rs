@@ -47,6 +47,7 @@ mod liveness;
 mod message;
 mod moves;
 pub mod output;
+mod parting;
 mod proposal;
 mod rekey;
 mod renew;
@@ -325,6 +326,7 @@ impl Ike {
             match self.sas.get(&spi).map(|sa| &sa.stage) {
                 Some(sa::Stage::Established) => self.leave(now, spi),
                 Some(sa::Stage::Leaving) => {}
+                Some(sa::Stage::Parting(_)) => self.parted(now, spi),
                 _ => self.remove(now, spi, None),
             }
         }

@@ -128,7 +128,7 @@ impl Ike {
         self.half_opens.forget(spi);
         sa.first.map(|first| self.firsts.remove(&first));
         sa.children.values().for_each(|child| child.retire(&mut self.cx));
-        if let Some(peer) = sa.peer.filter(|_| !matches!(sa.stage, Stage::Leaving | Stage::Replaced)) {
+        if let Some(peer) = sa.peer.filter(|_| !matches!(sa.stage, Stage::Leaving | Stage::Replaced | Stage::Parting(_))) {
             self.lost(now, peer, fault);
         }
     }
@@ -246,6 +246,7 @@ impl Ike {
             match sa.stage {
                 Stage::HalfOpen(_) | Stage::Refused => return self.remove(now, spi, None),
                 Stage::Replaced => return self.leave(now, spi),
+                Stage::Parting(_) => return self.parted(now, spi),
                 // An heir that took over nothing, and on which nothing was ever said: nobody knows it.
                 Stage::Established if sa.children.is_empty() && sa.requests.next == 0 && sa.replies.expected == 0 => {
                     return self.remove(now, spi, None);

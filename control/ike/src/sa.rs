@@ -6,6 +6,7 @@
 //!  responder   HalfOpen ──AUTH──► Answering (engine installs) ──┘
 //!                 └─────────────► Refused (only repeats its answer)
 //!  both        Established ──rekeyed──► Leaving, or Replaced until the peer deletes it
+//!              Established ──the peer's DELETE, while another one serves──► Parting
 //! ```
 
 use std::collections::{BTreeMap, VecDeque};
@@ -46,6 +47,8 @@ pub(crate) enum Stage {
     Replaced,
     /// DELETE is sent or waits for its turn.
     Leaving,
+    /// The peer's DELETE has come, and is answered when what was sent on the children before has arrived.
+    Parting(Came),
 }
 
 /// What an initiator keeps until IKE_SA_INIT is answered.
@@ -325,7 +328,7 @@ impl IkeSa {
             Stage::Refused => "refused",
             Stage::Established => "established",
             Stage::Replaced => "replaced",
-            Stage::Leaving => "leaving",
+            Stage::Leaving | Stage::Parting(_) => "leaving",
         }
     }
 }

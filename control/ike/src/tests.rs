@@ -13,6 +13,7 @@ use crate::{Config, Group, Identity, Ike, IkeSuite, Output, PeerConfig, PeerId, 
 mod answers;
 mod collisions;
 mod mixed;
+mod parting;
 mod pieces;
 mod rekey;
 mod renew;

@@ -1,4 +1,4 @@
-//! INFORMATIONAL: liveness and DELETE (RFC 7296 sections 1.4, 2.4, 2.25).
+//! INFORMATIONAL: liveness and DELETE of children (RFC 7296 sections 1.4, 2.4, 2.25).
 
 use crate::child::Step;
 use crate::context::Context;
@@ -8,14 +8,9 @@ use crate::message::{Chain, Payloads, notify};
 use crate::proposal::protocol;
 use crate::sa::IkeSa;
 
-/// The peer's request. An empty one asks whether we live: the empty answer is the yes.
+/// The peer's request, if it is no DELETE of the IKE SA ([`crate::parting`]). An empty one asks whether we live: the empty answer is the yes.
 pub(crate) fn on_request(cx: &mut Context, sa: &mut IkeSa, came: &Came, payloads: &Payloads<'_>) -> Result<(), End> {
     let mut chain = Chain::default();
-    // Section 1.4.1: the IKE SA goes with all its children; the answer is empty.
-    if payloads.deletes.iter().any(|delete| delete.protocol == protocol::IKE) {
-        sa.reply(cx, came, &chain);
-        return Err(End::Drop(Fault::Ended("closed the connection".to_owned())));
-    }
     let ours = delete_children(cx, sa, payloads);
     if !ours.is_empty() {
         chain.delete(protocol::ESP, &ours);
