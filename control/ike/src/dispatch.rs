@@ -75,14 +75,14 @@ impl Ike {
             return;
         }
         let spi = self.fresh_spi(host);
-        match init::on_request(&mut self.cx, now, spi, &way.came, &payloads, way.message, host) {
+        let first_message = init::First { came: &way.came, payloads: &payloads, message: way.message, proven };
+        match init::on_request(&mut self.cx, now, spi, &first_message, host) {
             init::Verdict::Ignore => {}
             init::Verdict::Refuse(kind, data, text) => {
                 text.into_iter().for_each(|text| self.cx.stranger(now, text));
                 self.refuse(way, kind, &data);
             }
-            // A request so short that the answer would be longer: the sender has to prove its address first.
-            init::Verdict::Open(_, response) if !proven && response.len() > way.message.len() => {
+            init::Verdict::Prove => {
                 let cookie = self.cookies.bake(now, nonce, address, header.spi_i, host);
                 self.refuse(way, notify::COOKIE, &cookie);
             }

@@ -145,3 +145,22 @@ fn a_first_message_has_to_be_as_long_as_its_answer_or_show_a_cookie() {
     assert_eq!(answer(&lengthened(&first, missing - 1)).1, 0, "one octet short");
     assert_eq!((answer(&lengthened(&first, missing)).0.len(), answer(&lengthened(&first, missing)).1), (long.len(), 1), "just as long");
 }
+
+/// A key exchange costs far more than all else that a first message asks for, so a flood of short ones must not have any made.
+#[test]
+fn no_key_exchange_is_made_for_a_first_message_that_is_shorter_than_its_answer() {
+    let mut plain = World::new(20);
+    plain.initiate(WEST, true);
+    let first = bare(&plain.sent[0].1);
+    let sa = usize::from(u16::from_be_bytes([first[30], first[31]]));
+    // The point of order one, with which no secret can be agreed on: whoever tries has no answer (RFC 8031 section 5).
+    let mut of_low_order = first.clone();
+    of_low_order[28 + sa + 8..][..32].fill(0);
+    let answers = |message: &[u8]| {
+        let mut world = World::new(24);
+        world.inject(EAST, stranger(&mut 0), message);
+        world.sent.iter().map(|(_, answer)| answer.len()).collect::<Vec<_>>()
+    };
+    assert_eq!(answers(&lengthened(&of_low_order, 1_000)), [0; 0], "where it is made");
+    assert_eq!(answers(&of_low_order), [28 + 8 + 33], "a cookie");
+}

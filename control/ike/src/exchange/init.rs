@@ -247,20 +247,24 @@ pub(crate) enum Verdict {
     Ignore,
     /// An error notification, and a line for people.
     Refuse(u16, Vec<u8>, Option<String>),
+    /// The answer would be longer than the request: the sender has to show first that it receives there.
+    Prove,
     /// A half-open IKE SA and its answer, still to be sent.
     Open(Box<IkeSa>, Vec<u8>),
 }
 
-/// Responder: a first message whose sender has shown that it receives there, or need not.
-pub(crate) fn on_request(
-    cx: &mut Context,
-    now: u64,
-    spi: u64,
-    came: &Came,
-    payloads: &Payloads<'_>,
-    message: &[u8],
-    host: &mut dyn Host,
-) -> Verdict {
+/// A first message, and whether its sender has shown that it receives there.
+#[derive(Debug)]
+pub(crate) struct First<'a> {
+    pub(crate) came: &'a Came,
+    pub(crate) payloads: &'a Payloads<'a>,
+    pub(crate) message: &'a [u8],
+    pub(crate) proven: bool,
+}
+
+/// Responder: a first message, of which nothing is known but that its sender need not show a cookie, or has.
+pub(crate) fn on_request(cx: &mut Context, now: u64, spi: u64, first: &First<'_>, host: &mut dyn Host) -> Verdict {
+    let First { came, payloads, message, proven } = *first;
     let Came { header, from, to } = *came;
     let (Some(sa), Some(ke), Some(nonce_i)) = (payloads.sa, payloads.ke, payloads.nonce) else { return Verdict::Ignore };
     let Ok(offers) = proposal::parse(sa) else { return Verdict::Ignore };
@@ -280,6 +284,10 @@ pub(crate) fn on_request(
         return Verdict::Refuse(notify::INVALID_KE_PAYLOAD, group.number().to_be_bytes().to_vec(), None);
     }
     let Some(algorithms) = chosen.algorithms() else { return Verdict::Ignore };
+    // Of one group both values are of one length, so how long the answer will be is known before a key exchange, which costs, is made.
+    if !proven && answer(cx, came, spi, &chosen, (ke.public, &nonce(host)), host).len() > message.len() {
+        return Verdict::Prove;
+    }
     let Some(exchange) = Exchange::new(group, host) else { return Verdict::Ignore };
     let Some(shared) = exchange.agree(ke.public) else { return Verdict::Ignore };
     let mut sa = IkeSa::empty(cx, now, spi, false, (to, from));
@@ -287,10 +295,7 @@ pub(crate) fn on_request(
     let seeds = Seeds { nonce_i, nonce_r: &sa.nonce_r, spi_i: header.spi_i, spi_r: spi };
     let Some(keys) = IkeKeys::derive(algorithms, &shared, seeds, false) else { return Verdict::Ignore };
 
-    let mut chain = Chain::default();
-    chain.push(kind::SA, &proposal::write(&chosen)).ke(group.number(), &exchange.public).nonce(&sa.nonce_r);
-    abilities(cx, &mut chain, (header.spi_i, spi), (to, from), host);
-    let response = plain(&header.answer(spi), &chain);
+    let response = answer(cx, came, spi, &chosen, (&exchange.public, &sa.nonce_r), host);
     (sa.nat, sa.penstock) = detect(cx, payloads, came);
     sa.fragments = !cx.config.plain && payloads.notify(notify::IKEV2_FRAGMENTATION_SUPPORTED).is_some();
     (sa.keys, sa.algorithms, sa.suite) = (Some(keys), Some(algorithms), described(algorithms, group));
@@ -298,6 +303,16 @@ pub(crate) fn on_request(
     sa.deadline = Some(now.saturating_add(cx.config.half_open_ms));
     sa.stage = Stage::HalfOpen(Box::new(HalfOpen { request: message.to_vec(), response: response.clone(), mixing: chosen.mixed() }));
     Verdict::Open(Box::new(sa), response)
+}
+
+/// The responder's message with its key exchange value and its nonce.
+fn answer(cx: &Context, came: &Came, spi: u64, chosen: &Proposal, (public, nonce): (&[u8], &[u8]), host: &mut dyn Host) -> Vec<u8> {
+    let Came { header, from, to } = *came;
+    let mut chain = Chain::default();
+    let group = chosen.group().map(Group::number).unwrap_or_default();
+    chain.push(kind::SA, &proposal::write(chosen)).ke(group, public).nonce(nonce);
+    abilities(cx, &mut chain, (header.spi_i, spi), (to, from), host);
+    plain(&header.answer(spi), &chain)
 }
 
 /// Our groups, with the one that the initiator already computed in front: that saves a round trip.
