@@ -66,37 +66,40 @@ impl Ike {
         let shown = payloads.notify(notify::COOKIE).map(|cookie| cookie.data);
         let proven = shown.is_some_and(|cookie| self.cookies.valid(now, cookie, nonce, address, header.spi_i, host));
         if !proven && self.half_opens.crowded(address, self.cx.config.cookie_over_half_open) {
-            let cookie = self.cookies.bake(now, nonce, address, header.spi_i, host);
-            return self.refuse(way, notify::COOKIE, &cookie);
+            return self.ask_for_cookie(now, way, nonce, host);
         }
         // Before the key exchange, which costs. It comes again, with its cookie.
         let room = self.half_opens.room(now, address, proven);
         if room == Room::Full {
             return;
         }
-        let spi = self.fresh_spi(host);
-        let first_message = init::First { came: &way.came, payloads: &payloads, message: way.message, proven };
-        match init::on_request(&mut self.cx, now, spi, &first_message, host) {
-            init::Verdict::Ignore => {}
-            init::Verdict::Refuse(kind, data, text) => {
+        let choice = match init::choose(&mut self.cx, &way.came, &payloads) {
+            Ok(choice) => choice,
+            Err(init::Refusal::Ignore) => return,
+            Err(init::Refusal::Notify(kind, data, text)) => {
                 text.into_iter().for_each(|text| self.cx.stranger(now, text));
-                self.refuse(way, kind, &data);
+                return self.refuse(way, kind, &data);
             }
-            init::Verdict::Prove => {
-                let cookie = self.cookies.bake(now, nonce, address, header.spi_i, host);
-                self.refuse(way, notify::COOKIE, &cookie);
-            }
-            init::Verdict::Open(mut sa, response) => {
-                if let Room::InsteadOf(other) = room {
-                    self.remove(now, other, None);
-                }
-                self.half_opens.add(now, spi, address, proven);
-                sa.first = Some(first);
-                self.firsts.insert(first, spi);
-                self.sas.insert(spi, *sa);
-                self.cx.send(way.came.to, way.came.from, response);
-            }
+        };
+        // Nobody gets more octets than he sent before he has shown that they reach him.
+        if !proven && choice.answer_octets(&self.cx, &way.came) > way.message.len() {
+            return self.ask_for_cookie(now, way, nonce, host);
         }
+        let spi = self.fresh_spi(host);
+        let Some((mut sa, response)) = choice.open(&mut self.cx, now, spi, (&way.came, &payloads, way.message), host) else { return };
+        if let Room::InsteadOf(other) = room {
+            self.remove(now, other, None);
+        }
+        self.half_opens.add(now, spi, address, proven);
+        sa.first = Some(first);
+        self.firsts.insert(first, spi);
+        self.sas.insert(spi, sa);
+        self.cx.send(way.came.to, way.came.from, response);
+    }
+
+    fn ask_for_cookie(&mut self, now: u64, way: &Way<'_>, nonce: &[u8], host: &mut dyn Host) {
+        let cookie = self.cookies.bake(now, nonce, way.came.from.ip(), way.came.header.spi_i, host);
+        self.refuse(way, notify::COOKIE, &cookie);
     }
 
     fn init_response(&mut self, now: u64, way: &Way<'_>, host: &mut dyn Host) {

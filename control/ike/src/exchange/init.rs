@@ -12,7 +12,7 @@ use crate::config::{Config, FIRST_PORT, Group, IkeSuite, PeerConfig};
 use crate::context::Context;
 use crate::crypto::{Algorithms, Exchange, IkeKeys, Prf, Seeds, equal};
 use crate::error::Fault;
-use crate::exchange::child::nonce;
+use crate::exchange::child::{NONCE_BYTES, nonce};
 use crate::exchange::{Came, nat};
 use crate::message::{Chain, Header, Payloads, kind, notify};
 use crate::output::{Host, Nat};
@@ -57,21 +57,26 @@ fn send(cx: &mut Context, now: u64, sa: &mut IkeSa, mut starting: Starting, host
     }
     chain.push(kind::SA, &proposal::write_all(&starting.offer));
     chain.ke(starting.exchange.group.number(), &starting.exchange.public).nonce(&sa.nonce_i);
-    abilities(cx, &mut chain, (sa.spi, 0), (sa.local, sa.remote), host);
+    abilities(cx, &mut chain, (sa.spi, 0), (sa.local, sa.remote), &pretended(host));
     starting.request = sa.send_init(cx, now, &chain);
     sa.stage = Stage::Starting(Box::new(starting));
 }
 
+/// A source hash that matches no address.
+fn pretended(host: &mut dyn Host) -> [u8; 20] {
+    let mut pretended = [0; 20];
+    host.random(&mut pretended);
+    pretended
+}
+
 /// NAT detection notifications (section 2.23), what else we can do, and our vendor ID.
-fn abilities(cx: &Context, chain: &mut Chain, spis: (u64, u64), (local, remote): (SocketAddr, SocketAddr), host: &mut dyn Host) {
+fn abilities(cx: &Context, chain: &mut Chain, spis: (u64, u64), (local, remote): (SocketAddr, SocketAddr), pretended: &[u8; 20]) {
     if cx.config.plain {
         chain.notify(notify::NAT_DETECTION_SOURCE_IP, &nat::hash(spis, local));
         chain.notify(notify::NAT_DETECTION_DESTINATION_IP, &nat::hash(spis, remote));
         return;
     }
-    let mut pretended = [0; 20];
-    host.random(&mut pretended);
-    chain.notify(notify::NAT_DETECTION_SOURCE_IP, &pretended);
+    chain.notify(notify::NAT_DETECTION_SOURCE_IP, pretended);
     chain.notify(notify::NAT_DETECTION_DESTINATION_IP, &nat::hash(spis, remote));
     chain.notify(notify::IKEV2_FRAGMENTATION_SUPPORTED, &[]).notify(notify::INTERMEDIATE_EXCHANGE_SUPPORTED, &[]);
     chain.push(kind::VENDOR, VENDOR);
@@ -240,80 +245,91 @@ pub(crate) fn described(algorithms: Algorithms, group: Group) -> String {
     format!("{cipher}{integrity}-prfsha{}-{group}", sha(algorithms.prf))
 }
 
-/// What a responder makes of a first message.
+/// Why a responder opens no handshake.
 #[derive(Debug)]
-pub(crate) enum Verdict {
+pub(crate) enum Refusal {
     /// Nothing that deserves an answer.
     Ignore,
     /// An error notification, and a line for people.
-    Refuse(u16, Vec<u8>, Option<String>),
-    /// The answer would be longer than the request: the sender has to show first that it receives there.
-    Prove,
-    /// A half-open IKE SA and its answer, still to be sent.
-    Open(Box<IkeSa>, Vec<u8>),
+    Notify(u16, Vec<u8>, Option<String>),
 }
 
-/// A first message, and whether its sender has shown that it receives there.
+/// What a responder takes of a first message.
 #[derive(Debug)]
-pub(crate) struct First<'a> {
-    pub(crate) came: &'a Came,
-    pub(crate) payloads: &'a Payloads<'a>,
-    pub(crate) message: &'a [u8],
-    pub(crate) proven: bool,
+pub(crate) struct Choice<'a> {
+    proposal: Proposal,
+    algorithms: Algorithms,
+    group: Group,
+    public: &'a [u8],
+    nonce: &'a [u8],
 }
 
-/// Responder: a first message, of which nothing is known but that its sender need not show a cookie, or has.
-pub(crate) fn on_request(cx: &mut Context, now: u64, spi: u64, first: &First<'_>, host: &mut dyn Host) -> Verdict {
-    let First { came, payloads, message, proven } = *first;
-    let Came { header, from, to } = *came;
-    let (Some(sa), Some(ke), Some(nonce_i)) = (payloads.sa, payloads.ke, payloads.nonce) else { return Verdict::Ignore };
-    let Ok(offers) = proposal::parse(sa) else { return Verdict::Ignore };
+/// Responder: whether a first message can be answered by a handshake. Costs nothing but to read it.
+pub(crate) fn choose<'a>(cx: &mut Context, came: &Came, payloads: &Payloads<'a>) -> Result<Choice<'a>, Refusal> {
+    let (Some(sa), Some(ke), Some(nonce)) = (payloads.sa, payloads.ke, payloads.nonce) else { return Err(Refusal::Ignore) };
+    let Ok(offers) = proposal::parse(sa) else { return Err(Refusal::Ignore) };
     let intermediate = payloads.notify(notify::INTERMEDIATE_EXCHANGE_SUPPORTED).is_some();
     let own = Proposal::ike_mixed(&cx.ike_suites(), &preferring(&cx.config, ke.group), cx.ml_kem() && intermediate);
-    let chosen = match proposal::choose(&own, &offers) {
-        Ok(chosen) => chosen,
-        Err(reason) => {
-            let text = format!("we refused {from}: no common IKE proposal: {reason}");
-            cx.suspect(from.ip(), &text);
-            return Verdict::Refuse(notify::NO_PROPOSAL_CHOSEN, Vec::new(), Some(text));
-        }
-    };
-    let Some(group) = chosen.group() else { return Verdict::Ignore };
+    let proposal = proposal::choose(&own, &offers).map_err(|reason| {
+        let text = format!("we refused {}: no common IKE proposal: {reason}", came.from);
+        cx.suspect(came.from.ip(), &text);
+        Refusal::Notify(notify::NO_PROPOSAL_CHOSEN, Vec::new(), Some(text))
+    })?;
+    let (Some(group), Some(algorithms)) = (proposal.group(), proposal.algorithms()) else { return Err(Refusal::Ignore) };
     if group.number() != ke.group {
         // Section 1.3: the group we want, for the initiator to start over with.
-        return Verdict::Refuse(notify::INVALID_KE_PAYLOAD, group.number().to_be_bytes().to_vec(), None);
+        return Err(Refusal::Notify(notify::INVALID_KE_PAYLOAD, group.number().to_be_bytes().to_vec(), None));
     }
-    let Some(algorithms) = chosen.algorithms() else { return Verdict::Ignore };
-    // Of one group both values are of one length, so how long the answer will be is known before a key exchange, which costs, is made.
-    if !proven && answer(cx, came, spi, &chosen, (ke.public, &nonce(host)), host).len() > message.len() {
-        return Verdict::Prove;
-    }
-    let Some(exchange) = Exchange::new(group, host) else { return Verdict::Ignore };
-    let Some(shared) = exchange.agree(ke.public) else { return Verdict::Ignore };
-    let mut sa = IkeSa::empty(cx, now, spi, false, (to, from));
-    (sa.remote_spi, sa.nonce_i, sa.nonce_r) = (header.spi_i, nonce_i.to_vec(), nonce(host));
-    let seeds = Seeds { nonce_i, nonce_r: &sa.nonce_r, spi_i: header.spi_i, spi_r: spi };
-    let Some(keys) = IkeKeys::derive(algorithms, &shared, seeds, false) else { return Verdict::Ignore };
-
-    let response = answer(cx, came, spi, &chosen, (&exchange.public, &sa.nonce_r), host);
-    (sa.nat, sa.penstock) = detect(cx, payloads, came);
-    sa.fragments = !cx.config.plain && payloads.notify(notify::IKEV2_FRAGMENTATION_SUPPORTED).is_some();
-    (sa.keys, sa.algorithms, sa.suite) = (Some(keys), Some(algorithms), described(algorithms, group));
-    sa.replies.expected = 1;
-    sa.deadline = Some(now.saturating_add(cx.config.half_open_ms));
-    sa.stage = Stage::HalfOpen(Box::new(HalfOpen { request: message.to_vec(), response: response.clone(), mixing: chosen.mixed() }));
-    Verdict::Open(Box::new(sa), response)
+    Ok(Choice { proposal, algorithms, group, public: ke.public, nonce })
 }
 
-/// The responder's message with its key exchange value and its nonce.
-fn answer(cx: &Context, came: &Came, spi: u64, chosen: &Proposal, (public, nonce): (&[u8], &[u8]), host: &mut dyn Host) -> Vec<u8> {
-    let Came { header, from, to } = *came;
-    let mut chain = Chain::default();
-    let group = chosen.group().map(Group::number).unwrap_or_default();
-    chain.push(kind::SA, &proposal::write(chosen)).ke(group, public).nonce(nonce);
-    abilities(cx, &mut chain, (header.spi_i, spi), (to, from), host);
-    plain(&header.answer(spi), &chain)
+impl Choice<'_> {
+    /// How long the answer will be: of one group both key exchange values are of one length.
+    pub(crate) fn answer_octets(&self, cx: &Context, came: &Came) -> usize {
+        self.answer(cx, came, 0, (self.public, &[0; NONCE_BYTES], &[0; 20])).len()
+    }
+
+    /// The responder's message with its key exchange value, its nonce and the source hash that it pretends.
+    fn answer(&self, cx: &Context, came: &Came, spi: u64, (public, nonce, pretended): (&[u8], &[u8], &[u8; 20])) -> Vec<u8> {
+        let Came { header, from, to } = *came;
+        let mut chain = Chain::default();
+        chain.push(kind::SA, &proposal::write(&self.proposal)).ke(self.group.number(), public).nonce(nonce);
+        abilities(cx, &mut chain, (header.spi_i, spi), (to, from), pretended);
+        plain(&header.answer(spi), &chain)
+    }
+
+    /// Responder: the key exchange, which costs, for a sender that has shown that it receives, or need not. A half-open IKE SA and its
+    /// answer, still to be sent; `None` for a value that no secret can be agreed with.
+    pub(crate) fn open(
+        self,
+        cx: &mut Context,
+        now: u64,
+        spi: u64,
+        (came, payloads, message): Message<'_>,
+        host: &mut dyn Host,
+    ) -> Option<(IkeSa, Vec<u8>)> {
+        let Came { header, from, to } = *came;
+        let exchange = Exchange::new(self.group, host)?;
+        let shared = exchange.agree(self.public)?;
+        let mut sa = IkeSa::empty(cx, now, spi, false, (to, from));
+        (sa.remote_spi, sa.nonce_i, sa.nonce_r) = (header.spi_i, self.nonce.to_vec(), nonce(host));
+        let seeds = Seeds { nonce_i: self.nonce, nonce_r: &sa.nonce_r, spi_i: header.spi_i, spi_r: spi };
+        let keys = IkeKeys::derive(self.algorithms, &shared, seeds, false)?;
+
+        let response = self.answer(cx, came, spi, (&exchange.public, &sa.nonce_r, &pretended(host)));
+        (sa.nat, sa.penstock) = detect(cx, payloads, came);
+        sa.fragments = !cx.config.plain && payloads.notify(notify::IKEV2_FRAGMENTATION_SUPPORTED).is_some();
+        (sa.keys, sa.algorithms, sa.suite) = (Some(keys), Some(self.algorithms), described(self.algorithms, self.group));
+        sa.replies.expected = 1;
+        sa.deadline = Some(now.saturating_add(cx.config.half_open_ms));
+        let mixing = self.proposal.mixed();
+        sa.stage = Stage::HalfOpen(Box::new(HalfOpen { request: message.to_vec(), response: response.clone(), mixing }));
+        Some((sa, response))
+    }
 }
+
+/// A first message: its header and way, its payloads, its octets.
+type Message<'a> = (&'a Came, &'a Payloads<'a>, &'a [u8]);
 
 /// Our groups, with the one that the initiator already computed in front: that saves a round trip.
 pub(crate) fn preferring(config: &Config, number: u16) -> Vec<Group> {
