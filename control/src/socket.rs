@@ -21,6 +21,7 @@ use crate::steer::Steering;
 use crate::sys;
 
 pub mod ike;
+pub mod intake;
 
 /// Receive and send buffers, in bytes as asked for; the kernel doubles them for its own overhead.
 ///

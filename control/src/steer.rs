@@ -16,7 +16,8 @@ use penstock_uapi::Spi;
 
 use crate::sys::Instruction;
 
-fn instruction(code: u32, yes: u8, no: u8, k: u32) -> Instruction {
+/// One instruction: what, how far to jump if yes and if no, its constant.
+pub(crate) fn instruction(code: u32, yes: u8, no: u8, k: u32) -> Instruction {
     Instruction { code: code as u16, jt: yes, jf: no, k }
 }
 

@@ -86,13 +86,25 @@ pub(crate) fn in_new_process_namespace<T>(start: impl FnOnce() -> io::Result<T>)
 
 /// Gives a reuseport group its program (`SO_ATTACH_REUSEPORT_CBPF`).
 pub(crate) fn attach_reuseport_filter(fd: BorrowedFd<'_>, program: &mut [Instruction]) -> io::Result<()> {
+    attach(fd, libc::SO_ATTACH_REUSEPORT_CBPF, program)
+}
+
+/// Gives a socket a program that says what it takes, in place of the one it has (`SO_ATTACH_FILTER`).
+pub(crate) fn attach_filter(fd: BorrowedFd<'_>, program: &mut [Instruction]) -> io::Result<()> {
+    attach(fd, libc::SO_ATTACH_FILTER, program)
+}
+
+/// Takes that program away (`SO_DETACH_FILTER`). Without one it is an error, `ENOENT`.
+pub(crate) fn detach_filter(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(fd, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0)
+}
+
+fn attach(fd: BorrowedFd<'_>, option: c_int, program: &mut [Instruction]) -> io::Result<()> {
     let len = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let value = libc::sock_fprog { len, filter: program.as_mut_ptr() };
     let length = size_of::<libc::sock_fprog>() as libc::socklen_t;
     // SAFETY: `value` points to `len` live instructions; the kernel copies them before the call returns.
-    let result =
-        unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, (&raw const value).cast(), length) };
-    check(result).map(drop)
+    check(unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const value).cast(), length) }).map(drop)
 }
 
 /// `struct ifreq` as far as TUN devices use it: a name and flags.

@@ -11,6 +11,7 @@ use super::work::Status;
 use crate::admin::{self, State};
 use crate::config::{Config, Peer, Start};
 use crate::engine;
+use crate::socket::intake::Endpoints;
 
 /// What the daemon knows without asking the engine.
 #[derive(Debug)]
@@ -18,7 +19,7 @@ pub(super) struct Known {
     pub(super) snapshots: Vec<PeerSnapshot>,
     pub(super) ids: Vec<PeerId>,
     pub(super) statuses: HashMap<PeerId, Status>,
-    pub(super) endpoints: HashMap<PeerId, std::net::SocketAddr>,
+    pub(super) endpoints: Endpoints,
     pub(super) engine: admin::Engine,
     pub(super) cpus: Vec<u16>,
     pub(super) mtu: u16,
@@ -92,7 +93,7 @@ fn peer(configured: &Peer, id: PeerId, known: &Known, all: &Index<'_>) -> admin:
     let mut peer = admin::Peer {
         name: configured.name.clone(),
         endpoint: configured.endpoint.as_ref().map(ToString::to_string).unwrap_or_default(),
-        remote: known.endpoints.get(&id).copied(),
+        remote: known.endpoints.get(id),
         local_id: configured.local_id.to_string(),
         remote_id: configured.remote_id.to_string(),
         local_subnets: subnets(&configured.local_subnets),

@@ -29,6 +29,7 @@ use crate::launcher::Options;
 use crate::log;
 use crate::netlink::{self, Netlink};
 use crate::socket::ike::{Datagram, IkeSocket, Kind};
+use crate::socket::intake::Endpoints;
 use crate::sys;
 
 mod deadline;
@@ -118,7 +119,7 @@ pub(super) struct Work {
     /// Those of port 500.
     first_sockets: [Option<Rc<IkeSocket>>; 2],
     ids: Vec<PeerId>,
-    endpoints: HashMap<PeerId, SocketAddr>,
+    endpoints: Endpoints,
     statuses: HashMap<PeerId, Status>,
     tokens: HashMap<ChildId, Token>,
     /// SAs of an earlier control, to be retired once their peer has new ones.
@@ -228,17 +229,18 @@ impl Work {
         let (finished_sender, finished) = mpsc::channel(QUEUE_MAX);
         let (resolver, resolved) = mpsc::channel(QUEUE_MAX);
         let (asked_sender, asked) = mpsc::channel(QUEUE_MAX);
+        let endpoints = Endpoints::default();
         let mut sockets = [None, None];
         for (place, role) in sockets.iter_mut().zip([Role::Ike4, Role::Ike6]) {
             let Some(fd) = devices.ike(role) else { continue };
-            let socket = Rc::new(fd.and_then(|fd| IkeSocket::new(fd, config.site.port)).map_err(failed)?);
+            let socket = Rc::new(fd.and_then(|fd| IkeSocket::new(fd, config.site.port, endpoints.clone())).map_err(failed)?);
             watch(socket.clone(), datagram_sender.clone());
             *place = Some(socket);
         }
         let mut first_sockets = [None, None];
         for fd in setup::first_sockets(&config)? {
             let v4 = socket2::SockRef::from(&fd).local_addr().map_err(failed)?.is_ipv4();
-            let socket = Rc::new(IkeSocket::new(fd, penstock_ike::FIRST_PORT).map_err(failed)?);
+            let socket = Rc::new(IkeSocket::new(fd, penstock_ike::FIRST_PORT, endpoints.clone()).map_err(failed)?);
             watch(socket.clone(), datagram_sender.clone());
             let [first_v4, first_v6] = &mut first_sockets;
             *(if v4 { first_v4 } else { first_v6 }) = Some(socket);
@@ -272,7 +274,7 @@ impl Work {
             deadline: Deadline::default(),
             sockets,
             first_sockets,
-            endpoints: HashMap::new(),
+            endpoints,
             statuses: HashMap::new(),
             tokens: HashMap::new(),
             inherited,
@@ -346,7 +348,7 @@ impl Work {
         if self.resolving.remove(&id).is_none() {
             return;
         }
-        if self.endpoints.get(&id) != Some(&endpoint) {
+        if self.endpoints.get(id) != Some(endpoint) {
             log::info("name-resolved", &[("peer", &self.name(id)), ("address", &endpoint)]);
             self.begin_peer(id, Some(endpoint));
         }

@@ -10,9 +10,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use socket2::SockAddr;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
 
 use penstock_ike::FIRST_PORT;
 
+use super::intake::{Endpoints, Gate, Intake};
 use crate::sys;
 
 /// Four zero bytes before every IKE message on this port.
@@ -57,17 +59,28 @@ pub struct IkeSocket {
     marked: bool,
     /// Datagrams of a buffer in which the kernel had merged several (`UDP_GRO`).
     merged: RefCell<VecDeque<Datagram>>,
+    /// How many of strangers are taken.
+    intake: RefCell<Intake>,
+    v6: bool,
     /// Where datagrams are read to: one for all of them, because a flood would have it made and zeroed anew for each.
     buffer: RefCell<Vec<u8>>,
 }
 
 impl IkeSocket {
-    /// Takes the socket into the runtime.
+    /// Takes the socket into the runtime. In a flood of strangers' first messages those from `endpoints` come first.
     ///
     /// # Errors
-    /// If the runtime cannot watch it.
-    pub fn new(fd: OwnedFd, port: u16) -> io::Result<Self> {
-        Ok(Self { fd: sys::watch(fd)?, port, marked: port != FIRST_PORT, merged: RefCell::default(), buffer: RefCell::default() })
+    /// If the runtime cannot watch it, or it is no socket.
+    pub fn new(fd: OwnedFd, port: u16, endpoints: Endpoints) -> io::Result<Self> {
+        let v6 = socket2::SockRef::from(&fd).local_addr()?.is_ipv6();
+        let (merged, buffer, intake) = (RefCell::default(), RefCell::default(), RefCell::new(Intake::new(endpoints)));
+        let socket = Self { fd: sys::watch(fd)?, port, marked: port != FIRST_PORT, merged, intake, v6, buffer };
+        socket.gate().open()?;
+        Ok(socket)
+    }
+
+    fn gate(&self) -> Gate<'_> {
+        Gate { socket: self.fd.get_ref().as_fd(), v6: self.v6, port: self.port, marked: self.marked }
     }
 
     /// The descriptor, to hand a duplicate to the engine.
@@ -87,14 +100,29 @@ impl IkeSocket {
                 self.buffer.replace(buffer);
                 return datagram;
             }
-            let received = self.fd.async_io(Interest::READABLE, |fd| sys::receive(fd.as_fd(), &mut buffer)).await;
+            let wake = self.intake.borrow().wake();
+            let received = tokio::select! {
+                received = self.fd.async_io(Interest::READABLE, |fd| sys::receive(fd.as_fd(), &mut buffer)) => received,
+                () = at(wake) => {
+                    self.intake.borrow_mut().turn(&self.gate());
+                    continue;
+                }
+            };
             match received {
                 Ok(received) => {
                     let datagrams = self.classify(&received, buffer.get(..received.length).unwrap_or_default());
-                    self.merged.borrow_mut().extend(datagrams.unwrap_or_default());
+                    self.merged.borrow_mut().extend(datagrams.into_iter().flatten().inspect(|datagram| self.taken(datagram)));
                 }
                 Err(_) => tokio::task::yield_now().await,
             }
+        }
+    }
+
+    fn taken(&self, datagram: &Datagram) {
+        if let Kind::Ike(message) = &datagram.kind {
+            let mut intake = self.intake.borrow_mut();
+            intake.count(datagram.from.ip(), message);
+            intake.turn(&self.gate());
         }
     }
 
@@ -162,6 +190,14 @@ impl Kind {
     }
 }
 
+/// Then; never, if there is no then.
+async fn at(then: Option<Instant>) {
+    match then {
+        Some(then) => tokio::time::sleep_until(then).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The destination in `struct in_pktinfo`: interface, local address, header destination.
 fn v4_of(info: &[u8]) -> Option<Ipv4Addr> {
     info.get(8..12)?.first_chunk::<4>().map(|ip| Ipv4Addr::from(*ip))
@@ -176,7 +212,8 @@ fn packet_info(local: IpAddr) -> (i32, i32, Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use super::{IkeSocket, Kind};
+    use super::{Endpoints, IkeSocket, Kind};
+    use crate::socket::intake::TAKEN_MAX;
 
     #[test]
     fn what_is_on_the_port_is_told_apart() {
@@ -200,7 +237,7 @@ mod tests {
         let port = receiver.local_addr().expect("bound").port();
         let sender = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
         set(&sender, libc::IPPROTO_UDP, libc::UDP_SEGMENT, 8);
-        let socket = IkeSocket::new(receiver.into(), port).expect("a runtime");
+        let socket = IkeSocket::new(receiver.into(), port, Endpoints::default()).expect("a runtime");
         sender.send_to(&[[0, 0, 0, 0, 1, 1, 1, 1], [9; 8], [0, 0, 0, 0, 2, 2, 2, 2]].concat(), ("127.0.0.1", port)).expect("sent");
         for wanted in [Kind::Ike(vec![1; 4]), Kind::Esp(vec![9; 8]), Kind::Ike(vec![2; 4])] {
             assert_eq!(socket.receive().await.kind, wanted);
@@ -214,12 +251,26 @@ mod tests {
             socket.set_nonblocking(true).expect("a socket");
             crate::sys::set_option(std::os::fd::AsFd::as_fd(&socket), libc::IPPROTO_IP, libc::IP_PKTINFO, 1).expect("an option");
             let port = socket.local_addr().expect("bound").port();
-            (IkeSocket::new(socket.into(), port).expect("a runtime"), port)
+            (IkeSocket::new(socket.into(), port, Endpoints::default()).expect("a runtime"), port)
         };
         let ((a, a_port), (b, b_port)) = (socket(), socket());
         let to = ([127, 0, 0, 3], b_port).into();
         a.send(b"hello", Some([127, 0, 0, 2].into()), to).expect("sent");
         let got = b.receive().await;
         assert_eq!((got.from, got.to, got.kind), (([127, 0, 0, 2], a_port).into(), to, Kind::Ike(b"hello".to_vec())));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_was_kept_out_in_a_flood_is_taken_again_when_nothing_comes_any_more() {
+        let receiver = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        receiver.set_nonblocking(true).expect("a socket");
+        let socket = IkeSocket::new(receiver.into(), 4500, Endpoints::default()).expect("a runtime");
+        let limited = || socket.intake.borrow().wake().is_some();
+        (0..64 * TAKEN_MAX).for_each(|_| socket.intake.borrow_mut().count([192, 0, 2, 1].into(), &[0; 28]));
+        tokio::time::sleep(std::time::Duration::from_millis(101)).await;
+        socket.intake.borrow_mut().turn(&socket.gate());
+        assert!(limited());
+        assert!(tokio::time::timeout(std::time::Duration::from_secs(2), socket.receive()).await.is_err(), "nobody sends");
+        assert!(!limited());
     }
 }

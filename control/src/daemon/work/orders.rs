@@ -46,7 +46,7 @@ impl Work {
             Some(PeerState::Up) => "up already",
             Some(PeerState::Connecting) => "connecting already",
             _ if self.peer(id).is_some_and(|peer| peer.endpoint.is_none()) => "has no endpoint, so it has to come to us",
-            _ if !self.endpoints.contains_key(&id) => "waits for its name to resolve",
+            _ if self.endpoints.get(id).is_none() => "waits for its name to resolve",
             _ => {
                 self.ike.initiate(now, id, true, &mut self.source);
                 "connecting"

@@ -332,7 +332,7 @@ impl Work {
         }
         self.source.set_shared(id, false);
         self.statuses.remove(&id);
-        self.endpoints.remove(&id);
+        self.endpoints.remove(id);
         self.forget_look_up(id);
     }
 
@@ -347,10 +347,10 @@ impl Work {
     fn change_peer(&mut self, id: PeerId, old: &Peer, peer: &Peer, cost: Cost) {
         let now = self.now();
         if old.endpoint != peer.endpoint || old.local_address != peer.local_address {
-            self.endpoints.remove(&id);
+            self.endpoints.remove(id);
             self.forget_look_up(id);
         }
-        let endpoint = resolve::literal(peer).or_else(|| self.endpoints.get(&id).copied());
+        let endpoint = resolve::literal(peer).or_else(|| self.endpoints.get(id));
         if cost == Cost::Tunnel {
             self.begin_peer(id, endpoint);
             return self.look_up(id);
