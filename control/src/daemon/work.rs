@@ -53,6 +53,9 @@ use upgrade::Upgrade;
 /// The most datagrams, results and requests that may wait for the loop.
 const QUEUE_MAX: usize = 1024;
 
+/// The most datagrams that are taken in one turn of the loop: in a flood its turns cost more than most of these.
+const ROW_MAX: usize = 32;
+
 /// How long peers may take to answer our DELETE when we end.
 const FAREWELL: Duration = Duration::from_millis(1500);
 
@@ -388,7 +391,7 @@ impl Work {
                 Happening::Word(Word::NextGone) => self.not_relieved("it cannot be started, or has ended; the line above says why"),
                 Happening::Word(Word::EngineRelieved) => self.engine_renamed(),
                 Happening::Word(word) => self.engine_word(word),
-                Happening::Datagram(datagram) => self.receive(datagram),
+                Happening::Datagram(datagram) => self.receive_all(datagram),
                 Happening::Engine(Event::Lost) => self.engine_lost(),
                 Happening::Restarted(started) => self.restarted(started),
                 Happening::Engine(event) => self.engine_event(event),
@@ -432,6 +435,16 @@ impl Work {
             _ = terminate.recv() => Happening::Signal,
             _ = interrupt.recv() => Happening::Signal,
             () = tokio::time::sleep_until(wake) => Happening::Time,
+        }
+    }
+
+    /// Takes a datagram and those that wait behind it, but not for so long that anything else would have to wait.
+    fn receive_all(&mut self, first: Datagram) {
+        self.receive(first);
+        for _ in 1..ROW_MAX {
+            let Ok(datagram) = self.datagrams.try_recv() else { return };
+            self.carry_out();
+            self.receive(datagram);
         }
     }
 
