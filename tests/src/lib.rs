@@ -10,6 +10,7 @@ pub mod missed;
 pub mod mixed;
 pub mod nat;
 pub mod natted;
+pub mod plain;
 pub mod strongswan;
 mod sys;
 pub mod trickle;

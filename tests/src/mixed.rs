@@ -239,7 +239,10 @@ impl Mixed {
 }
 
 /// Puts host 1 of each subnet on the loopback device.
-fn inner_addresses(namespace: &Namespace, subnets: &[&str]) -> Result<()> {
+///
+/// # Errors
+/// If a subnet is none, or its address is taken.
+pub fn inner_addresses(namespace: &Namespace, subnets: &[&str]) -> Result<()> {
     for subnet in subnets {
         let host = first_host(subnet)?;
         let (length, more) = if host.is_ipv4() { (32, "") } else { (128, " nodad") };
@@ -257,8 +260,11 @@ fn first_host(subnet: &str) -> Result<IpAddr> {
 }
 
 /// The wire at Penstock's end, the NAT, and where each side sees the other or is itself: Penstock's own address, the address that
-/// Penstock sends to, strongSwan's own, the one that it sends to.
-fn lay(frankfurt: &Namespace, london: &Namespace, behind: Behind) -> Result<(Wire, Option<Nat>, [IpAddr; 4])> {
+/// Penstock sends to, strongSwan's own (or that of whoever stands in its place), the one that it sends to.
+///
+/// # Errors
+/// If a device or the NAT cannot be made.
+pub fn lay(frankfurt: &Namespace, london: &Namespace, behind: Behind) -> Result<(Wire, Option<Nat>, [IpAddr; 4])> {
     if behind == Behind::Nobody {
         let wire = Wire::new(frankfurt, london, &WireOptions::default())?;
         let [left, right] = [wire.host_v4(0).address, wire.host_v4(1).address];
