@@ -27,6 +27,8 @@ use crate::worker::pace::{Pace, Sleep};
 
 mod message;
 mod reads;
+#[cfg(test)]
+mod tests;
 
 use reads::{Filled, Reads};
 
@@ -187,8 +189,11 @@ impl Shell {
                 Completion::Sent { file, part, result, slot } => self.note_sent(file, &part, result, slot),
                 Completion::Written { slot, result } => {
                     self.writes_in_flight = self.writes_in_flight.saturating_sub(1);
-                    self.core.written(slot, result >= 0);
+                    // A queue takes all of a packet or nothing.
+                    let taken = usize::try_from(result) == Ok(slot.len);
+                    self.core.written(slot, taken);
                 }
+                Completion::Cancelled => self.cancelled = false,
             }
         }
     }
@@ -196,18 +201,18 @@ impl Shell {
     fn note_end(&mut self, file: File, errno: i32) {
         let reading = &mut self.reading[file.index()];
         reading.armed = false;
-        match errno {
-            0 | libc::ECANCELED => reading.errors = 0,
-            libc::ENOBUFS => {
-                self.short = true;
-                self.core.note_shortage();
-            }
-            _ => {
-                reading.errors = reading.errors.saturating_add(1);
-                if reading.errors > ERRORS_PATIENT {
-                    reading.not_before = Some(self.core.now() + ERROR_PAUSE);
-                }
-            }
+        if file == File::Bell && errno == 0 {
+            reading.errors = 0;
+            return;
+        }
+        // Whatever the reason, what ends again and again without bringing anything must not keep the core busy.
+        reading.errors = reading.errors.saturating_add(1);
+        if reading.errors > ERRORS_PATIENT {
+            reading.not_before = Some(self.core.now() + ERROR_PAUSE);
+        }
+        if errno == libc::ENOBUFS {
+            self.short = true;
+            self.core.note_shortage();
         }
     }
 
@@ -220,7 +225,9 @@ impl Shell {
             lane.again.extend(slot);
             return;
         }
-        self.core.sent(part, (result < 0).then_some(-result));
+        // So does a socket.
+        let sent = usize::try_from(result) == Ok(part.len);
+        self.core.sent(part, (!sent).then_some(result.min(0).wrapping_neg()));
         if let Some(slot) = slot {
             self.core.outbox.give_back(slot);
         }
@@ -338,7 +345,6 @@ impl Shell {
             }
             return;
         }
-        self.cancelled = false;
         let idle = |lane: &Lane| lane.in_flight == 0 && lane.again.is_empty() && lane.pending.is_empty();
         if self.reads.is_empty() && self.lanes.iter().all(idle) {
             self.core.note_quiet();

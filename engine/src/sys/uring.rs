@@ -18,6 +18,8 @@ use crate::slots::{SendSlot, WriteSlot};
 use crate::udp::{ADDRESS_BYTES, CONTROL_BYTES, address, control};
 
 mod buffers;
+#[cfg(test)]
+pub(crate) mod faults;
 
 pub use buffers::Buffers;
 
@@ -105,7 +107,12 @@ pub enum Completion {
         /// How it went.
         result: i32,
     },
+    /// The kernel has answered [`Uring::cancel_read`]. A read that it could not end goes on.
+    Cancelled,
 }
+
+/// A completion as the kernel gives it: tag, result and flags.
+type Answer = (u64, i32, u32);
 
 /// The parts of a send that must stay in place while the kernel has it.
 #[repr(C)]
@@ -251,6 +258,9 @@ pub struct Uring {
     idle_sends: Vec<u16>,
     idle_writes: Vec<u16>,
     multishot: bool,
+    /// What goes wrong in a test.
+    #[cfg(test)]
+    pub(crate) faults: faults::Faults,
 }
 
 impl std::fmt::Debug for Uring {
@@ -311,6 +321,8 @@ impl Uring {
             idle_sends: (0..sizes.sends).rev().collect(),
             idle_writes: (0..sizes.writes).rev().collect(),
             multishot,
+            #[cfg(test)]
+            faults: faults::Faults::default(),
         })
     }
 
@@ -434,6 +446,10 @@ impl Uring {
     }
 
     fn push(&mut self, entry: Entry) {
+        #[cfg(test)]
+        if self.faults.refuses(entry.get_user_data()) {
+            return;
+        }
         // SAFETY: every pointer in an entry made by this module leads into memory that this ring owns, in place until the entry's
         // completion: `headers`, `sends`, `writes`, `bell`, `shape`. None of it is freed even when the ring is.
         let pushed = unsafe { self.ring.submission().push(&entry) };
@@ -446,6 +462,8 @@ impl Uring {
     /// # Errors
     /// Only such as make the ring unusable.
     pub fn enter(&mut self, how: Option<&Wait>) -> io::Result<()> {
+        #[cfg(test)]
+        let how = self.faults.enter(how)?;
         let count = self.ring.submission().len() as u32;
         let result = match how {
             Some(how) => wait(&self.ring.submitter(), count, how),
@@ -464,9 +482,8 @@ impl Uring {
     /// The next completion.
     pub fn reap(&mut self) -> Option<Completion> {
         loop {
-            let entry = self.ring.completion().next()?;
-            let (result, flags) = (entry.result(), entry.flags());
-            match Tag::unpack(entry.user_data()) {
+            let (tag, result, flags) = self.answer()?;
+            match Tag::unpack(tag) {
                 Some(Tag::Send(file, number)) => {
                     if let Some(completion) = self.landed(file, number, result) {
                         return Some(completion);
@@ -484,9 +501,22 @@ impl Uring {
                         return Some(completion);
                     }
                 }
-                Some(Tag::Cancel) | None => (),
+                Some(Tag::Cancel) => return Some(Completion::Cancelled),
+                None => (),
             }
         }
+    }
+
+    #[cfg(not(test))]
+    fn answer(&mut self) -> Option<Answer> {
+        self.ring.completion().next().map(|entry| (entry.user_data(), entry.result(), entry.flags()))
+    }
+
+    #[cfg(test)]
+    fn answer(&mut self) -> Option<Answer> {
+        let Self { ring, faults, .. } = self;
+        ring.completion().for_each(|entry| faults.came((entry.user_data(), entry.result(), entry.flags())));
+        faults.next()
     }
 
     /// What a completion of a reading request says; `None` if nothing that anybody must act on.

@@ -268,12 +268,12 @@ impl Core {
         if cut.control {
             self.path.count(Counter::ControlTruncations, 1);
         }
-        if cut.payload {
+        // Without a sender it was cut so short that not even its address is whole.
+        let Some(from) = from.filter(|_| !cut.payload) else {
             self.path.count(Counter::UdpReceives, 1);
             self.path.count(Counter::InboundFrames, 1);
             return self.path.drop(Drop::Truncated, 1);
-        }
-        let Some(from) = from else { return };
+        };
         let stride = told.segment.unwrap_or(datagrams.len());
         let receive = Receive { from, to: told.to, tos: told.tos, stride };
         self.path.inbound(self.now_ms, &receive, datagrams, io!(self));

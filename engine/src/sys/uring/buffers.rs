@@ -101,6 +101,12 @@ impl Buffers {
         !self.holders.contains(&Holder::Kernel)
     }
 
+    /// How many are lent to us.
+    #[cfg(test)]
+    pub(crate) fn lent(&self) -> usize {
+        self.holders.iter().filter(|holder| **holder == Holder::Lent).count()
+    }
+
     /// Notes that a completion brought a buffer; `false` if it could not.
     pub(super) fn lend(&mut self, buffer: u16) -> bool {
         let holder = self.holders.get_mut(usize::from(buffer)).filter(|holder| **holder == Holder::Kernel);
