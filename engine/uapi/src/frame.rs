@@ -280,3 +280,6 @@ fn encode_raw(kind: Kind, status: Status, request: u64, body: &[u8], tail: &[u8]
     bytes.extend_from_slice(tail);
     bytes
 }
+
+#[cfg(test)]
+mod tests;

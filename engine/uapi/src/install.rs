@@ -168,3 +168,84 @@ impl Pair {
         engine.ask(&Retire { spi: U32::new(self.spi.value()), drain_ms: U32::new(drain_ms) }).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::{Engine, Expected, Inbound, Outbound, When};
+    use crate::address::Endpoint;
+    use crate::frame::{Body, Kind};
+    use crate::request::{InstallOutbound, Key, Limits, source, switch};
+    use crate::spi::Spi;
+
+    /// Requests as the engine got them.
+    type Asked = Vec<(Kind, Vec<u8>)>;
+
+    /// Answers each request at once: with a refusal, once it has had as many as it takes.
+    struct Scripted {
+        takes: usize,
+        asked: RefCell<Asked>,
+    }
+
+    impl Engine for Scripted {
+        type Error = ();
+
+        async fn ask<B: Body>(&self, body: &B) -> Result<(), ()> {
+            self.asked.borrow_mut().push((B::KIND, body.as_bytes().to_vec()));
+            if self.asked.borrow().len() > self.takes { Err(()) } else { Ok(()) }
+        }
+    }
+
+    /// Everything that a pair lives through; `Err` at the first refusal.
+    async fn live(engine: &Scripted, when: When, shared_port: bool, dscp: Option<u8>) -> Result<(), ()> {
+        let key = || Key { key: [7; 32], salt: [7; 4], suite: 2, esn: 1, reserved: [0; 2] };
+        let (spi, limits) = (Spi::new(0x0102_0304).expect("not reserved"), Limits::default());
+        let inbound = Expected::announce(engine, spi, 5).await?.install(engine, 6, key(), 1024, limits).await?;
+        assert_eq!(inbound.spi(), spi);
+        let (local, remote) = (Endpoint::NONE, Endpoint::NONE);
+        let outbound = Outbound { spi: 9, when, shared_port, fallback: true, per_core: false, dscp, local, remote, limits, key: key() };
+        let pair = Inbound::activate(inbound, engine, outbound).await?;
+        assert_eq!(pair.spi(), spi);
+        pair.retire(engine, 3000).await
+    }
+
+    fn asked(takes: usize, when: When, shared_port: bool, dscp: Option<u8>) -> (Result<(), ()>, Asked) {
+        let engine = Scripted { takes, asked: RefCell::default() };
+        let outcome = match pin!(live(&engine, when, shared_port, dscp)).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => panic!("every answer was there"),
+        };
+        (outcome, engine.asked.into_inner())
+    }
+
+    const STEPS: [Kind; 4] = [Kind::ExpectSpi, Kind::InstallInbound, Kind::InstallOutbound, Kind::Retire];
+
+    #[test]
+    fn a_refusal_ends_the_way_of_a_pair_at_its_step() {
+        for takes in 0..4 {
+            let (outcome, asked) = asked(takes, When::Now, false, None);
+            assert_eq!((outcome, asked.len()), (Err(()), takes + 1));
+        }
+        let (outcome, asked) = asked(4, When::Now, false, None);
+        assert_eq!((outcome, asked.iter().map(|(kind, _)| *kind).collect::<Vec<_>>()), (Ok(()), STEPS.to_vec()));
+        // The pair ends by its own SPI, and drains as long as it is told to.
+        assert_eq!(asked[3].1, [4, 3, 2, 1, 0xb8, 0x0b, 0, 0]);
+    }
+
+    #[test]
+    fn the_outbound_half_says_what_it_was_told() {
+        use zerocopy::FromBytes;
+        let outbound = |when, shared_port, dscp| {
+            let (_, asked) = asked(4, when, shared_port, dscp);
+            let request = InstallOutbound::read_from_bytes(&asked[2].1).expect("its layout");
+            assert_eq!((request.spi.get(), request.inbound_spi.get(), request.policy.get()), (9, 0x0102_0304, 6));
+            assert_eq!((request.fallback, request.per_core), (1, 0));
+            (request.switch, request.switch_ms.get(), request.source, request.dscp)
+        };
+        assert_eq!(outbound(When::Now, false, None), (switch::NOW, 0, source::OWN, 255));
+        assert_eq!(outbound(When::OnInbound { or_after_ms: 40 }, true, Some(46)), (switch::ON_INBOUND, 40, source::SHARED, 46));
+    }
+}

@@ -197,3 +197,15 @@ pub struct SaState {
 impl Body for SaState {
     const KIND: Kind = Kind::SaState;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::protection;
+
+    #[test]
+    fn each_protection_has_the_next_bit() {
+        for (at, (bit, ..)) in protection::NAMES.iter().enumerate() {
+            assert_eq!(*bit, 1 << at);
+        }
+    }
+}

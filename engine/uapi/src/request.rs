@@ -356,3 +356,24 @@ pub struct Shutdown {
     pub drain_ms: U32,
 }
 body!(Shutdown, Shutdown);
+
+#[cfg(test)]
+mod tests {
+    use super::{Key, feature};
+
+    #[test]
+    fn all_features_have_a_name_and_only_the_rings_need_a_ring() {
+        assert_eq!(feature::NAMES.iter().map(|(bit, _)| bit).sum::<u16>(), feature::ALL);
+        let (needs, without) = (feature::ON_RING, feature::ALL - feature::ON_RING);
+        assert_eq!(
+            (needs, without),
+            (feature::RING + feature::READ_MULTISHOT + feature::GATHER, feature::GRO + feature::GSO + feature::USO)
+        );
+    }
+
+    #[test]
+    fn a_key_does_not_show_in_debug_output() {
+        let key = Key { key: [0xab; 32], salt: [0xcd; 4], suite: 2, esn: 1, reserved: [0; 2] };
+        assert_eq!(format!("{key:?}"), "Key { suite: 2, esn: 1, .. }");
+    }
+}

@@ -75,3 +75,22 @@ impl Role {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Role;
+
+    #[test]
+    fn a_mask_names_its_roles_in_travelling_order_and_no_unknown_bit() {
+        let roles = |mask| Role::in_mask(mask).map(Iterator::collect::<Vec<_>>);
+        assert_eq!(roles(0), Some(Vec::new()));
+        assert_eq!(roles(1023), Some(Role::ALL.to_vec()));
+        for role in Role::ALL {
+            assert_eq!(roles(role.bit()), Some(vec![role]));
+        }
+        assert_eq!(roles(8 | 1 | 64), Some(vec![Role::Tun, Role::Own4, Role::Ike4]));
+        for bit in 10..32 {
+            assert_eq!((roles(1 << bit), roles(1 << bit | 1)), (None, None));
+        }
+    }
+}

@@ -100,5 +100,7 @@ mod tests {
         assert_eq!(Spi::compose(0, 1, 7), None);
         assert_eq!(Spi::compose(0xffc0_0000, 1, 7), None);
         assert_eq!(Spi::new(255), None);
+        let spi = Spi::new(0x00ab_cdef).expect("not reserved");
+        assert_eq!(format!("{spi} {spi:?}"), "00abcdef Spi(00abcdef)");
     }
 }
