@@ -11,7 +11,13 @@
 #[cfg(test)]
 #[allow(clippy::duplicate_mod, clippy::unsafe_removed_from_name, reason = "the same files a second time, against loom's parts")]
 mod loomed;
+#[cfg(test)]
+#[allow(clippy::duplicate_mod, clippy::unsafe_removed_from_name, reason = "the queue once more, without its orders")]
+mod loomed_planted;
 pub mod mail;
+#[cfg(test)]
+#[allow(clippy::duplicate_mod, reason = "the queue once more, without its orders")]
+mod planted;
 pub mod queue;
 pub mod sleep;
 
