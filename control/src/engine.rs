@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64};
 
-use connection::{Answer, Connection};
+use connection::{Answer, Connection, nonsense};
 pub use event::Event;
 
 mod connection;
@@ -60,11 +60,17 @@ pub enum EngineError {
         status: Status,
     },
     /// The connection ended.
-    #[error("the engine is gone")]
-    Lost,
+    #[error("the engine is gone: no answer to {what:?}")]
+    Lost {
+        /// The request.
+        what: Kind,
+    },
     /// It did not answer in time.
-    #[error("the engine does not answer")]
-    Silent,
+    #[error("the engine does not answer {what:?}")]
+    Silent {
+        /// The request.
+        what: Kind,
+    },
     /// It answered something without meaning.
     #[error("the engine's answer makes no sense: {0}")]
     Nonsense(String),
@@ -219,9 +225,9 @@ impl Client {
         let mut state = State::default();
         for answer in self.request(&ReadState { reserved: U32::ZERO }, &[], &[]).await? {
             match answer.kind {
-                Kind::CoreState => state.cores.push(*answer.body()?),
-                Kind::PolicyState => state.policies.push(*answer.body()?),
-                Kind::SaState => state.sas.push(*answer.body()?),
+                Kind::CoreState => state.cores.push(*answer.body(Kind::ReadState)?),
+                Kind::PolicyState => state.policies.push(*answer.body(Kind::ReadState)?),
+                Kind::SaState => state.sas.push(*answer.body(Kind::ReadState)?),
                 _ => (),
             }
         }
@@ -261,7 +267,7 @@ impl Client {
 
     async fn request<B: Body>(&self, body: &B, tail: &[u8], fds: &[BorrowedFd<'_>]) -> Result<Vec<Answer>, EngineError> {
         let exchange = self.connection.exchange(body, tail, fds);
-        tokio::time::timeout(PATIENCE, exchange).await.map_err(|_| EngineError::Silent)?
+        tokio::time::timeout(PATIENCE, exchange).await.map_err(|_| EngineError::Silent { what: B::KIND })?
     }
 }
 
@@ -273,19 +279,21 @@ impl install::Engine for Client {
     }
 }
 
+const HELLO: Kind = Kind::Hello;
+
 fn read_welcome(answers: Vec<Answer>) -> Result<(Welcome, Vec<HandedBack>), EngineError> {
     let mut welcome = None;
     let mut cores = Vec::new();
     for mut answer in answers {
         match answer.kind {
-            Kind::Welcome => welcome = Some(*answer.body::<Welcome>()?),
+            Kind::Welcome => welcome = Some(*answer.body::<Welcome>(HELLO)?),
             Kind::HandBack => {
-                let body: HandBack = *answer.body()?;
-                let roles = Role::in_mask(body.roles.get()).ok_or_else(|| EngineError::Nonsense("unknown role".into()))?;
+                let body: HandBack = *answer.body(HELLO)?;
+                let roles = Role::in_mask(body.roles.get()).ok_or_else(|| nonsense(HELLO, "unknown role"))?;
                 let roles: Vec<Role> = roles.collect();
                 if roles.len() != answer.descriptors.len() {
                     let count = answer.descriptors.len();
-                    return Err(EngineError::Nonsense(format!("{count} descriptors for {} roles", roles.len())));
+                    return Err(nonsense(HELLO, format!("{count} descriptors for {} roles", roles.len())));
                 }
                 let descriptors = roles.into_iter().zip(answer.descriptors.drain(..)).collect();
                 cores.push(HandedBack { core: body.core.get(), cpu: body.cpu.get(), descriptors });
@@ -293,6 +301,6 @@ fn read_welcome(answers: Vec<Answer>) -> Result<(Welcome, Vec<HandedBack>), Engi
             _ => (),
         }
     }
-    let welcome = welcome.ok_or_else(|| EngineError::Nonsense("no welcome".into()))?;
+    let welcome = welcome.ok_or_else(|| nonsense(HELLO, "no welcome"))?;
     Ok((welcome, cores))
 }

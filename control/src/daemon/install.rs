@@ -104,7 +104,7 @@ impl Installer {
         let client = self.client.clone();
         tokio::task::spawn_local(async move {
             match install::Engine::ask(&client, &redirect).await {
-                Ok(()) | Err(EngineError::Lost | EngineError::Refused { status: penstock_uapi::Status::Unknown, .. }) => (),
+                Ok(()) | Err(EngineError::Lost { .. } | EngineError::Refused { status: penstock_uapi::Status::Unknown, .. }) => (),
                 Err(error) => log::warning("not-redirected", &[("spi", &format_args!("{:08x}", redirect.spi.get())), ("reason", &error)]),
             }
         });
@@ -124,7 +124,7 @@ impl Installer {
             // Its selectors go with the last packet that it receives.
             tokio::time::sleep(Duration::from_millis(drain_ms.into())).await;
             match retired.and(policies.release(&client, spi).await) {
-                Ok(()) | Err(EngineError::Lost | EngineError::Refused { status: penstock_uapi::Status::Unknown, .. }) => (),
+                Ok(()) | Err(EngineError::Lost { .. } | EngineError::Refused { status: penstock_uapi::Status::Unknown, .. }) => (),
                 Err(error) => log::warning("sa-not-retired", &[("spi", &format_args!("{spi:08x}")), ("reason", &error)]),
             }
         });

@@ -111,7 +111,7 @@ async fn find(path: &Path) -> Result<Option<Found>, Stop> {
     loop {
         match Client::connect(path).await {
             Ok((client, welcome, cores, events)) => return Ok(Some((Engine { client, welcome, events }, cores))),
-            Err(EngineError::Unreachable { .. } | EngineError::Lost) => return Ok(None),
+            Err(EngineError::Unreachable { .. } | EngineError::Lost { .. }) => return Ok(None),
             Err(EngineError::Refused { status: Status::NotWriter, .. }) if start.elapsed() < WRITER_PATIENCE => {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -270,7 +270,7 @@ pub(super) async fn connect(path: &Path) -> Result<Engine, Stop> {
             match Client::connect(path).await {
                 Ok((client, welcome, _, events)) => return Ok(Engine { client, welcome, events }),
                 // Gone again: a start that failed, of which the launcher is about to tell.
-                Err(EngineError::Unreachable { .. } | EngineError::Lost) => tokio::time::sleep(CONNECT_PAUSE).await,
+                Err(EngineError::Unreachable { .. } | EngineError::Lost { .. }) => tokio::time::sleep(CONNECT_PAUSE).await,
                 Err(error) => return Err(failed(error)),
             }
         }

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -16,6 +17,7 @@ use tokio::sync::mpsc;
 
 use super::EngineError;
 use super::event::Event;
+use crate::log::{self, Level};
 use crate::sys;
 
 /// The most frames of one answer: every SA of the largest engine, and room.
@@ -32,15 +34,25 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// The body as a fixed layout.
-    pub(super) fn body<B: Body>(&self) -> Result<&B, EngineError> {
+    /// The body as a fixed layout, in answer to `what`.
+    pub(super) fn body<B: Body>(&self, what: Kind) -> Result<&B, EngineError> {
         let frame = Frame { kind: self.kind, status: self.status, request: self.request, body: &self.bytes };
-        frame.body().map_err(nonsense)
+        frame.body().map_err(|error| nonsense(what, error))
     }
 }
 
-fn nonsense(error: FrameError) -> EngineError {
-    EngineError::Nonsense(error.to_string())
+/// What makes no sense about the answer to `what`.
+pub(super) fn nonsense(what: Kind, reason: impl Display) -> EngineError {
+    EngineError::Nonsense(format!("{what:?}: {reason}"))
+}
+
+/// The kinds of frames that answer a request.
+fn answers_to(what: Kind) -> &'static [Kind] {
+    match what {
+        Kind::Hello => &[Kind::Welcome, Kind::HandBack],
+        Kind::ReadState => &[Kind::CoreState, Kind::PolicyState, Kind::SaState, Kind::Answer],
+        _ => &[Kind::Answer],
+    }
 }
 
 /// The socket and who waits for which answer.
@@ -87,14 +99,20 @@ impl Connection {
         let (sender, mut answers) = mpsc::channel(ANSWER_FRAMES_MAX);
         self.waiting.borrow_mut().insert(request, sender);
         let _ticket = Ticket { connection: self, request };
+        let lost = EngineError::Lost { what: B::KIND };
         if self.lost.get() {
-            return Err(EngineError::Lost);
+            return Err(lost);
         }
         let send = |fd: &OwnedFd| sys::send_with_descriptors(fd.as_fd(), &bytes, fds);
-        self.socket.async_io(Interest::WRITABLE, send).await.map_err(|_| EngineError::Lost)?;
+        if self.socket.async_io(Interest::WRITABLE, send).await.is_err() {
+            return Err(lost);
+        }
         let mut collected = Vec::new();
         while let Some(answer) = answers.recv().await {
             match answer.status {
+                Status::More | Status::Done if !answers_to(B::KIND).contains(&answer.kind) => {
+                    return Err(nonsense(B::KIND, format!("answered with {:?}", answer.kind)));
+                }
                 Status::More => collected.push(answer),
                 Status::Done => {
                     collected.push(answer);
@@ -103,7 +121,7 @@ impl Connection {
                 status => return Err(EngineError::Refused { what: B::KIND, status }),
             }
         }
-        Err(EngineError::Lost)
+        Err(lost)
     }
 
     /// Sorts one datagram: to the one who waits for it, or into an event.
@@ -139,7 +157,10 @@ async fn read(connection: Rc<Connection>, events: mpsc::Sender<Event>) {
             // A full queue means that the daemon is busy: the engine's next event of the kind says the same.
             Ok(Some(event)) => drop(events.try_send(event)),
             Ok(None) => (),
-            Err(_) => break,
+            Err(error) => {
+                log::line(Level::Error, "engine-nonsense", &[("reason", &error)]);
+                break;
+            }
         }
     }
     connection.lose();
