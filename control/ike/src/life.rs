@@ -3,7 +3,7 @@
 use crate::Ike;
 use crate::config::{PeerId, Start};
 use crate::error::Fault;
-use crate::exchange::{End, create, init};
+use crate::exchange::{End, create, init, rekey};
 use crate::message::{Chain, exchange};
 use crate::output::{Host, Level, Output};
 use crate::proposal::protocol;
@@ -186,6 +186,9 @@ impl Ike {
     /// After anything that concerns this IKE SA.
     pub(crate) fn after(&mut self, now: u64, spi: u64) {
         self.pump(now, spi);
+        if let Some(sa) = self.sas.get_mut(&spi) {
+            rekey::refuse_now(&mut self.cx, sa);
+        }
         if let Some(peer) = self.sas.get(&spi).and_then(|sa| sa.peer) {
             self.settle(now, peer);
         }

@@ -133,6 +133,15 @@ pub(crate) struct Replies {
     /// What has come of a request in pieces.
     pub(crate) pieces: Assembly,
     pub(crate) held: Option<Held>,
+    pub(crate) refused: Option<Refused>,
+}
+
+/// The refusal to rekey a child that our own successor has replaced: it leaves behind our DELETE of that child.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) old: ChildId,
+    pub(crate) came: Came,
+    pub(crate) refusal: Chain,
 }
 
 /// A response that waits for the engine: one text if it succeeds, another if not.

@@ -58,10 +58,10 @@ pub(crate) fn on_request(cx: &mut Context, now: u64, sa: &mut IkeSa, came: &Came
         return refuse(cx, sa, notify::TEMPORARY_FAILURE, &[]);
     }
     let marked = payloads.notify(notify::SA_RESOURCE_INFO).is_some();
-    let predecessor = match payloads.notify(notify::REKEY_SA).map(|rekey| rekey::predecessor(cx, sa, rekey.spi)) {
+    let predecessor = match payloads.notify(notify::REKEY_SA).map(|rekey| (rekey.spi, rekey::predecessor(cx, sa, rekey.spi))) {
         None => None,
-        Some(Ok(predecessor)) => Some(predecessor),
-        Some(Err(refusal)) => return sa.reply(cx, came, &refusal),
+        Some((_, Ok(predecessor))) => Some(predecessor),
+        Some((spi, Err(refusal))) => return rekey::refuse(cx, sa, came, spi, refusal),
     };
     if predecessor.is_none() && (sa.children.len() >= CHILDREN_MAX || (marked && !sa.per_core)) {
         return refuse(cx, sa, if marked { notify::TS_MAX_QUEUE } else { notify::NO_ADDITIONAL_SAS }, &[]);

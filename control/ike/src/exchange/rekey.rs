@@ -7,7 +7,7 @@
 //! |---|---|
 //! | unknown | CHILD_SA_NOT_FOUND |
 //! | unknown, while our own request for a child is not answered | TEMPORARY_FAILURE |
-//! | being deleted, or our own successor agreed to, or another one of the peer's | TEMPORARY_FAILURE |
+//! | being deleted, or our own successor agreed to, or another one of the peer's | TEMPORARY_FAILURE; behind our DELETE, if it is soon to come |
 //! | any, while all our children get successors in another engine | TEMPORARY_FAILURE |
 //! | with a successor of ours that is asked for and not answered | yes; the lowest of the four nonces decides when our answer comes |
 //! | with one that was not asked for yet | yes; ours is dropped |
@@ -18,10 +18,11 @@
 
 use crate::child::{Child, Step};
 use crate::context::Context;
+use crate::exchange::Came;
 use crate::message::{Chain, notify};
 use crate::output::ChildId;
 use crate::retransmit::Purpose;
-use crate::sa::IkeSa;
+use crate::sa::{IkeSa, Refused};
 
 /// For how long a peer that has asked for a child, and for nothing since, may still be about to repeat its request. strongSwan repeats
 /// one after 4, 11 and 24 seconds.
@@ -72,6 +73,37 @@ pub(crate) fn predecessor(cx: &Context, sa: &IkeSa, spi: &[u8]) -> Result<Predec
         return Err(refusal);
     }
     Ok(Predecessor { id: old.id, spi: old.spi, core: old.core, fallback: old.fallback })
+}
+
+/// Responder: answers that a child is not rekeyed. If our own successor has replaced it, the answer follows our DELETE: strongSwan 5.9.8
+/// takes TEMPORARY_FAILURE to mean that the child goes on, and then sends nothing by the successor that it agreed to.
+pub(crate) fn refuse(cx: &mut Context, sa: &mut IkeSa, came: &Came, spi: &[u8], refusal: Chain) {
+    let old = sa.children.values().find(|child| child.remote_spi.to_be_bytes() == spi).map(|child| child.id);
+    match old.filter(|old| deletes_soon(cx, sa, *old)) {
+        Some(old) => sa.replies.refused = Some(Refused { old, came: *came, refusal }),
+        None => sa.reply(cx, came, &refusal),
+    }
+}
+
+/// Sends the refusal that waited for our DELETE, once that has left or will not come.
+pub(crate) fn refuse_now(cx: &mut Context, sa: &mut IkeSa) {
+    let waits = sa.replies.refused.as_ref().is_some_and(|refused| deletes_soon(cx, sa, refused.old));
+    if let Some(Refused { came, refusal, .. }) = sa.replies.refused.take_if(|_| !waits) {
+        sa.reply(cx, &came, &refusal);
+    }
+}
+
+/// Whether the peer has agreed to our successor of a child, and our DELETE of the child has not left.
+fn deletes_soon(cx: &Context, sa: &IkeSa, old: ChildId) -> bool {
+    let Some(old) = sa.children.get(&old) else { return false };
+    let ours = |child: &Child| child.initiator && !matches!(child.step, Step::Expecting | Step::Requested);
+    let replaced = sa.children.values().any(|child| child.replaces == Some(old.id) && ours(child));
+    let sent = sa.requests.outstanding.as_ref().is_some_and(|request| match &request.purpose {
+        Purpose::DeleteChild(doomed) => doomed.iter().any(|doomed| doomed.ours == old.spi),
+        _ => false,
+    });
+    // While all children get successors in another engine no DELETE leaves for long.
+    replaced && !sent && cx.held.is_none()
 }
 
 /// Responder: the peer's successor is accepted. One of ours that was not asked for yet is dropped; one that was has a rival.

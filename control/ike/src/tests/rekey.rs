@@ -147,6 +147,91 @@ fn a_child_has_one_successor() {
     assert_eq!(ike.rekey_child(0, old, host), Err(crate::RekeyRefused::UnderWay));
 }
 
+/// The peer has agreed to our successor, and asks for one of its own before our engine has ours.
+fn agreed_and_asked() -> (Pair, ChildId) {
+    let mut pair = Pair::up();
+    let old = only(&pair, 1).spi;
+    pair.slow = true;
+    begin(&mut pair, 0);
+    pair.slow = false;
+    pair.sent.clear();
+    pair.send(1, exchange::CREATE_CHILD, &rekey_request(old));
+    assert_eq!(pair.sent.len(), 1, "no answer yet");
+    let (_, request) = pair.sent[0].clone();
+    pair.deliver(1, &request);
+    pair.run();
+    assert_eq!(pair.sent.len(), 1, "nor when asked again");
+    let Some(Output::InstallInbound { child, .. }) = pair.held.take() else { panic!("the engine of site 0 is asked") };
+    (pair, child)
+}
+
+/// What site 0 has sent: whether each was an answer, and of which exchange.
+fn sent_by_site_0(pair: &Pair) -> Vec<(bool, u8)> {
+    let header = |message: &[u8]| Header::parse(message).map(|(header, _)| (header.response, header.exchange)).expect("well formed");
+    pair.sent.iter().filter(|(who, _)| *who == 0).map(|(_, message)| header(message)).collect()
+}
+
+#[test]
+fn the_refusal_to_rekey_what_our_successor_has_replaced_follows_our_delete() {
+    let (mut pair, child) = agreed_and_asked();
+    pair.kept = Some(Vec::new());
+    pair.sites[0].0.installed(0, child);
+    pair.run();
+    assert_eq!(sent_by_site_0(&pair), [(false, exchange::INFORMATIONAL), (true, exchange::CREATE_CHILD)], "DELETE goes first");
+    with_last(&pair, 0, |answer| assert_eq!(answer.notifies[0].kind, notify::TEMPORARY_FAILURE));
+    pair.kept.take().expect("both").iter().for_each(|(from, message)| pair.deliver(*from, message));
+    pair.run();
+    assert_eq!((only(&pair, 0).spi, only(&pair, 0).remote_spi), (only(&pair, 1).remote_spi, only(&pair, 1).spi));
+    // While our DELETE is on its way the refusal waits for nothing.
+    pair.kept = Some(Vec::new());
+    let old = only(&pair, 1).spi;
+    begin(&mut pair, 0);
+    let (_, request) = pair.kept.as_mut().and_then(Vec::pop).expect("a request");
+    pair.deliver(0, &request);
+    pair.run();
+    let (_, answer) = pair.kept.as_mut().and_then(Vec::pop).expect("an answer");
+    pair.deliver(1, &answer);
+    pair.run();
+    assert_eq!(pair.kept.replace(Vec::new()).map(|kept| kept.len()), Some(1), "DELETE");
+    pair.send(1, exchange::CREATE_CHILD, &rekey_request(old));
+    let (_, request) = pair.kept.take().and_then(|mut kept| kept.pop()).expect("a request");
+    pair.deliver(1, &request);
+    pair.run();
+    assert_eq!(sent_by_site_0(&pair).last(), Some(&(true, exchange::CREATE_CHILD)));
+}
+
+#[test]
+fn the_refusal_waits_while_another_delete_is_in_front_of_ours() {
+    let (mut pair, child) = agreed_and_asked();
+    pair.kept = Some(Vec::new());
+    let ike = &mut pair.sites[0].0;
+    let sa = ike.sas.values_mut().next().expect("an IKE SA");
+    let other = crate::retransmit::Purpose::DeleteChild(vec![crate::sa::Doomed { ours: 1, theirs: 2 }]);
+    sa.send_request(&mut ike.cx, 0, exchange::INFORMATIONAL, &Chain::default(), other);
+    ike.installed(0, child);
+    pair.run();
+    assert_eq!(sent_by_site_0(&pair), [(false, exchange::INFORMATIONAL)]);
+    pair.kept.take().expect("the other one").iter().for_each(|(from, message)| pair.deliver(*from, message));
+    pair.run();
+    assert_eq!(sent_by_site_0(&pair)[1..], [(false, exchange::INFORMATIONAL), (true, exchange::CREATE_CHILD)]);
+}
+
+#[test]
+fn the_refusal_does_not_wait_for_a_delete_that_will_not_come() {
+    let (mut pair, child) = agreed_and_asked();
+    pair.sites[0].0.install_failed(0, child, "told to fail");
+    pair.run();
+    assert_eq!(sent_by_site_0(&pair).iter().filter(|sent| **sent == (true, exchange::CREATE_CHILD)).count(), 1);
+    let (mut pair, _) = agreed_and_asked();
+    pair.sites[0].0.hold();
+    let (ike, host, _) = &mut pair.sites[0];
+    let spi = ike.sas.values().next().map(|sa| sa.spi).expect("an IKE SA");
+    ike.tick(0, host);
+    ike.after(0, spi);
+    pair.run();
+    assert_eq!(pair.answer(0), [notify::TEMPORARY_FAILURE]);
+}
+
 #[test]
 fn both_sides_at_once_and_the_lowest_of_the_four_nonces_goes() {
     let mut kept_of = [0; 2];
