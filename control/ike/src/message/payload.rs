@@ -282,6 +282,58 @@ mod tests {
     }
 
     #[test]
+    fn bounds_are_taken_and_one_more_is_not() {
+        let parse = |first, body: &[u8]| {
+            let length = u16::try_from(4 + body.len()).expect("small").to_be_bytes();
+            Payloads::parse(first, &[&[0, 0], length.as_slice(), body].concat()).map(drop)
+        };
+        // Octets of a nonce, and SPIs of a DELETE.
+        for (octets, taken) in [(15, false), (16, true), (256, true), (257, false)] {
+            assert_eq!(parse(kind::NONCE, &vec![7; octets]).is_ok(), taken, "{octets}");
+        }
+        for (spis, taken) in [(0, true), (super::SPIS_MAX, true), (super::SPIS_MAX + 1, false)] {
+            let count = u16::try_from(spis).expect("small").to_be_bytes();
+            let body = [&[3, 4], count.as_slice(), &[1; 4].repeat(spis)].concat();
+            assert_eq!(parse(kind::DELETE, &body).is_ok(), taken, "{spis}");
+        }
+        // The IKE SA itself has no SPI there, and nothing behind.
+        assert!(parse(kind::DELETE, &[1, 0, 0, 0]).is_ok());
+        assert!(parse(kind::DELETE, &[1, 0, 0, 0, 1, 1, 1, 1]).is_err());
+    }
+
+    #[test]
+    fn a_piece_says_its_number_and_the_rest_lies_behind() {
+        let piece = [35, 0, 0, 10, 0, 2, 1, 3, 8, 9];
+        let read = Payloads::parse(kind::FRAGMENT, &piece).expect("well formed").fragment.expect("a piece");
+        assert_eq!((read.first, read.number, read.total, read.body), (35, 2, 0x0103, [8, 9].as_slice()));
+        let longer = [piece.as_slice(), &[0]].concat();
+        assert_eq!(Payloads::parse(kind::FRAGMENT, &longer).expect_err("malformed"), Malformed("bytes behind the encrypted payload"));
+        let read = Payloads::parse(kind::ENCRYPTED, &[35, 0, 0, 6, 8, 9]).expect("well formed").encrypted.expect("closed");
+        assert_eq!((read.first, read.body), (35, [8, 9].as_slice()));
+    }
+
+    #[test]
+    fn errors_are_told_from_what_is_only_said() {
+        let error = |kind: u16| {
+            let [high, low] = kind.to_be_bytes();
+            let notify = [0, 0, 0, 8, 0, 0, high, low];
+            Payloads::parse(super::kind::NOTIFY, &notify).expect("well formed").error().map(|notify| notify.kind)
+        };
+        assert_eq!((error(14), error(16_383), error(16_384), error(u16::MAX)), (Some(14), Some(16_383), None, None));
+    }
+
+    #[test]
+    fn the_first_of_several_unknown_critical_payloads_is_remembered() {
+        let two = [201, 0x80, 0, 4, 0, 0x80, 0, 4];
+        assert_eq!(Payloads::parse(200, &two).expect("well formed").unknown_critical, Some(200));
+        // The kinds beside those that the RFC defines are unknown.
+        for (first, unknown) in [(32, Some(32)), (kind::SA, None), (kind::LAST_DEFINED, None), (49, Some(49))] {
+            let read = Payloads::parse(first, &[0, 0x80, 0, 4]).expect("well formed");
+            assert_eq!(read.unknown_critical, unknown, "{first}");
+        }
+    }
+
+    #[test]
     fn a_message_of_nothing_but_payloads_ends() {
         let bytes = [kind::VENDOR, 0, 0, 4].repeat(1_000);
         assert_eq!(Payloads::parse(kind::VENDOR, &bytes).expect_err("too many"), Malformed("too many payloads"));
